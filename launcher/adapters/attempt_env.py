@@ -1,0 +1,53 @@
+"""The launcher's half of the contract that travels in the environment: one attempt's `LAUNCH_*` variables."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+from launcher.adapters.local_job import JOB_VARIABLE
+from launcher.core.offers import Placement
+from launcher.core.spec import RunSpec
+from launcher.core.state import job_name
+from trainer_hooks.protocol import CAP_SECONDS, Contract
+
+_METADATA_SERVICES = {"aws": "ec2", "gcp": "gce", "azure": "azure"}
+
+
+def attempt_environment(
+    spec: RunSpec,
+    *,
+    run_id: str,
+    attempt: int,
+    run_uri: str,
+    placement: Placement,
+    spent_usd: Decimal,
+    cap_usd: Decimal | None,
+    time_scale: float,
+) -> dict[str, str]:
+    """The spec's variables, and over them what the trainer is told by the launcher.
+
+    A trainer lives in real time: `time_scale` market seconds pass in each of its seconds, so it pays that
+    many times the hourly price and has that many times less warning. What it keeps in hand before its cap is
+    made up for, so that in market time it is the same.
+    """
+    hourly = placement.usd_per_hour
+    in_hand = hourly * Decimal(str((time_scale - 1) * CAP_SECONDS)) / 3600
+    contract = Contract(
+        run_id=run_id,
+        attempt=attempt,
+        run_uri=run_uri,
+        checkpoint_every_steps=spec.checkpoint.every_steps,
+        checkpoint_keep=spec.checkpoint.keep,
+        notice=notice_sources(placement.offer.provider),
+        notice_seconds=placement.offer.notice_seconds / time_scale,
+        price_usd_per_hour=hourly * Decimal(str(time_scale)),
+        spent_usd=spent_usd,
+        cap_usd=None if cap_usd is None else cap_usd + in_hand,
+    )
+    return {**spec.env, **contract.to_environment(), JOB_VARIABLE: job_name(run_id, attempt)}
+
+
+def notice_sources(provider: str) -> tuple[str, ...]:
+    """Where a trainer listens for a preemption: the provider's metadata service, and SIGTERM everywhere."""
+    service = _METADATA_SERVICES.get(provider)
+    return (service, "signal") if service else ("signal",)

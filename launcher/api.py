@@ -1,0 +1,286 @@
+"""The launcher as functions: load, plan, submit, follow, stop. The command line is a thin coat over them."""
+
+from __future__ import annotations
+
+import getpass
+import json
+import secrets
+import subprocess
+import sys
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import ROUND_CEILING, Decimal
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from launcher import __version__
+from launcher.adapters.system_clock import SystemClock
+from launcher.adapters.yaml_spec import load_spec
+from launcher.core.estimate import Estimate
+from launcher.core.events import Event, Pace, Promise, Quantiles, RunReopened, RunSubmitted, StopRequested, UsdQuantiles
+from launcher.core.gravity import HOURS_PER_MONTH
+from launcher.core.offers import Placement
+from launcher.core.planner import (
+    Plan,
+    checkpoint_gb,
+    plan,
+    save_seconds,
+    setup_seconds,
+    storage_usd_per_gb_month,
+    why_nothing,
+)
+from launcher.core.spec import Market, RunSpec
+from launcher.core.state import RunState
+from launcher.errors import (
+    InputError,
+    LaunchError,
+    LedgerConflict,
+    NotConfirmed,
+    NothingFeasible,
+    OverBudget,
+    PlanStale,
+    Problem,
+)
+from launcher.wiring import Wiring
+
+MAX_DRIFT = Decimal("0.05")  # a plan whose price moved further is made again, not applied
+
+
+@dataclass(frozen=True, kw_only=True)
+class Draft:
+    """A spec, its plan, and where its training script lies."""
+
+    spec: RunSpec
+    workdir: Path
+    plan: Plan
+
+
+def draft(wiring: Wiring, path: Path, *, simulate: int | None = None, time_scale: float | None = None) -> Draft:
+    """Read `path` and plan it; `simulate` runs it against a market drawn from that seed.
+
+    Raises: InputError: train.yaml, pricing.yaml or the market is wrong.
+    """
+    spec = load_spec(path, wiring.catalog)
+    here = path.absolute().parent
+    workdir = (here / spec.workdir).resolve()
+    if not workdir.is_dir():
+        raise InputError([Problem("L106", f"workdir {spec.workdir} is no folder", str(path), f"it means {workdir}")])
+    if spec.checkpoint.uri is not None and "://" not in spec.checkpoint.uri:
+        absolute_uri = str((here / Path(spec.checkpoint.uri).expanduser()).resolve())
+        spec = spec.model_copy(update={"checkpoint": spec.checkpoint.model_copy(update={"uri": absolute_uri})})
+    if spec.market is not None and spec.market.file is not None:
+        absolute = spec.market.model_copy(update={"file": str((here / spec.market.file).resolve())})
+        spec = spec.model_copy(update={"market": absolute})
+    if simulate is not None:
+        scale = time_scale or (spec.market.time_scale if spec.market else 60.0)
+        spec = spec.model_copy(update={"market": Market(seed=simulate, time_scale=scale)})
+    return Draft(spec=spec, workdir=workdir, plan=make_plan(wiring, spec))
+
+
+def make_plan(wiring: Wiring, spec: RunSpec) -> Plan:
+    """Rank every place for `spec` at the prices of now."""
+    clock = wiring.clock(spec)
+    return plan(spec, wiring.book(spec, clock), wiring.measured(spec), now=clock.now(), rules=wiring.rules(spec))
+
+
+def choose(plan: Plan, number: int = 1) -> Estimate:
+    """The plan's entry of that rank. Raises: NothingFeasible, InputError: there is none."""
+    if not plan.ranked:
+        raise NothingFeasible(why_nothing(plan))
+    if not 1 <= number <= len(plan.ranked):
+        raise InputError([Problem("L120", f"there is no plan {number}", fix=f"choose 1 to {len(plan.ranked)}")])
+    return plan.ranked[number - 1]
+
+
+def highest_usd(spec: RunSpec, chosen: Estimate) -> Decimal:
+    """What the user is asked to agree to: the high end of the range, or the spec's own cap where that is lower.
+
+    Rounded up, to the dollar from $10 on and to the cent below.
+    """
+    if spec.cost.cap is not None and spec.cost.cap < chosen.high_usd:
+        return spec.cost.cap
+    return chosen.high_usd.quantize(Decimal(1) if chosen.high_usd >= 10 else Decimal("0.01"), ROUND_CEILING)
+
+
+def approve(spec: RunSpec, chosen: Estimate, *, amount: Decimal) -> Decimal:
+    """The amount at which the run will be stopped. Raises: OverBudget: the high end of the range is above `amount`."""
+    high = highest_usd(spec, chosen)
+    if high > amount:
+        raise OverBudget(f"the run may cost ${high:,.2f} (80 % range), above the ${amount:,.2f} approved")
+    return amount if spec.cost.cap is None else min(amount, spec.cost.cap)
+
+
+def submit(wiring: Wiring, draft: Draft, chosen: Estimate, *, approved_usd: Decimal) -> str:
+    """Record the run, start its supervisor, and return its id."""
+    event = _submitted(wiring, draft, chosen, approved_usd)
+    wall = SystemClock()  # the run's own time begins at this instant, scaled or not
+    while True:
+        run_id = f"{draft.spec.name}-{wall.now():%Y%m%d}-{secrets.token_hex(2)}"
+        try:
+            submitted = event(run_id)
+            wiring.ledger.append(run_id, [submitted], after_seq=0, at=wall.now())
+            break
+        except LedgerConflict:
+            continue  # four hex digits were taken by an earlier run of today
+    start_supervisor(wiring, run_id)
+    return run_id
+
+
+def _submitted(wiring: Wiring, draft: Draft, chosen: Estimate, approved_usd: Decimal) -> Any:
+    spec, made = draft.spec, draft.plan
+    measured = wiring.measured(spec)
+    steps = {e.placement.offer.gpu: e.option.step_seconds for e in made.ranked}
+    storage, _ = storage_usd_per_gb_month(chosen.placement.offer, wiring.book(spec, wiring.clock(spec)))
+
+    def event(run_id: str) -> RunSubmitted:
+        return RunSubmitted(
+            spec=spec.model_dump(mode="json"),
+            workdir=str(draft.workdir),
+            run_uri=wiring.run_uri(spec, run_id),
+            approved_usd=approved_usd,
+            promise=_promise(chosen),
+            pace=Pace(
+                step_seconds=steps,
+                setup_seconds=setup_seconds(spec, measured)[0],
+                save_seconds=save_seconds(spec, measured)[0],
+                checkpoint_gb=checkpoint_gb(spec, measured)[0],
+                source=_basis(chosen),
+            ),
+            deadline_at=made.deadline_at,
+            deadline_assumed=made.deadline_assumed,
+            submitted_by=getpass.getuser(),
+            version=__version__,
+            storage_usd_per_gb_hour=storage / HOURS_PER_MONTH,
+            pricing=str(wiring.pricing) if wiring.pricing else None,
+            time_scale=spec.market.time_scale if spec.market else 1.0,
+            simulated=spec.market is not None,
+        )
+
+    return event
+
+
+def _promise(chosen: Estimate) -> Promise:
+    return Promise(
+        hours=Quantiles(p10=chosen.hours.p10, p50=chosen.hours.p50, p90=chosen.hours.p90),
+        cost_usd=UsdQuantiles(p10=chosen.cost_usd.p10, p50=chosen.cost_usd.p50, p90=chosen.cost_usd.p90),
+        basis=_basis(chosen),
+    )
+
+
+def _basis(chosen: Estimate) -> str:
+    return next((a.source for a in chosen.assumptions if a.name == "step time"), "")
+
+
+def start_supervisor(wiring: Wiring, run_id: str) -> None:
+    """A process of its own that outlives this one and its terminal; harmless where the run has one already.
+
+    The shell puts it into the background and ends, so that it is nobody's child who would have to wait for it.
+    """
+    with wiring.log_path(run_id).open("ab") as log:
+        subprocess.run(
+            ["sh", "-c", '"$@" &', "sh", sys.executable, "-m", "launcher.supervise", run_id],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
+            check=True,
+        )
+
+
+def request_stop(wiring: Wiring, run_id: str, *, reason: str = "") -> RunState:
+    """Ask the run to save and end. Raises: NoSuchRun."""
+    return _record(wiring, run_id, StopRequested(by=getpass.getuser(), reason=reason))
+
+
+def reopen(wiring: Wiring, run_id: str, *, approved_usd: Decimal) -> RunState:
+    """Let a run that ended without success go on. Raises: NoSuchRun, OverBudget: that much is spent already."""
+    from launcher.core.state import spent_usd
+
+    state = wiring.state(run_id)
+    spent = spent_usd(state, state.finished_at or state.at)
+    if approved_usd <= spent:
+        raise OverBudget(f"${spent:,.2f} are spent already; --approve an amount above that, for the whole run")
+    return _record(wiring, run_id, RunReopened(approved_usd=approved_usd, by=getpass.getuser()))
+
+
+def _record(wiring: Wiring, run_id: str, event: Event) -> RunState:
+    """Append behind whatever the supervisor writes at the same time."""
+    while True:
+        state = wiring.state(run_id)
+        try:
+            wiring.ledger.append(run_id, [event], after_seq=state.seq, at=wiring.run_clock(state).now())
+            return wiring.state(run_id)
+        except LedgerConflict:
+            continue
+
+
+class SavedPlan(BaseModel):
+    """What `launch plan --out` writes: enough to see later whether the world still agrees."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+    schema_name: str = "launch/saved-plan/v1"
+    spec: RunSpec
+    workdir: Path
+    placement: Placement
+    high_usd: Decimal
+    made_at: datetime
+
+
+def save_plan(draft: Draft, chosen: Estimate, path: Path) -> None:
+    """Raises: LaunchError: the file cannot be written."""
+    saved = SavedPlan(
+        spec=draft.spec,
+        workdir=draft.workdir,
+        placement=chosen.placement,
+        high_usd=highest_usd(draft.spec, chosen),
+        made_at=draft.plan.made_at,
+    )
+    try:
+        path.write_text(saved.model_dump_json(indent=2) + "\n")
+    except OSError as error:
+        raise LaunchError(f"{path} cannot be written: {error.strerror}") from error
+
+
+def load_plan(wiring: Wiring, path: Path) -> tuple[Draft, Estimate]:
+    """The saved choice, at the prices of now.
+
+    Raises: InputError: not a saved plan. PlanStale: its offer is gone, or its price moved by more than `MAX_DRIFT`.
+    """
+    try:
+        saved = SavedPlan.model_validate(json.loads(path.read_text()))
+    except (OSError, ValueError, ValidationError) as error:
+        reason = str(error).splitlines()[0]
+        raise InputError(
+            [Problem("L130", f"is not a saved plan: {reason}", str(path), "write one with `launch plan --out`")]
+        ) from None
+    made = make_plan(wiring, saved.spec)
+    key = saved.placement.offer.key
+    now = next((e for e in made.ranked if e.placement.offer.key == key), None)
+    if now is None:
+        why = next((r.reason for r in made.refused if r.offer.key == key), "nobody offers it any more")
+        raise PlanStale(f"{key} can no longer be taken: {why}; make the plan again")
+    drift = now.placement.usd_per_hour / saved.placement.usd_per_hour - 1
+    if abs(drift) > MAX_DRIFT:
+        before, after = saved.placement.usd_per_hour, now.placement.usd_per_hour
+        raise PlanStale(f"{key} was ${before:,.2f}/h and is ${after:,.2f}/h now ({drift:+.0%}); make the plan again")
+    return Draft(spec=saved.spec, workdir=saved.workdir, plan=made), now
+
+
+def consent_without_asking(
+    spec: RunSpec, chosen: Estimate, *, approve_usd: Decimal | None, yes: bool, below: Decimal
+) -> Decimal | None:
+    """The approved amount that the flags give; `None` where a person has to be asked.
+
+    Raises: OverBudget: more may be needed than --approve allows. NotConfirmed: --yes does not serve so much.
+    """
+    if approve_usd is not None:
+        return approve(spec, chosen, amount=approve_usd)
+    if not yes:
+        return None
+    high = highest_usd(spec, chosen)
+    if high > below:
+        raise NotConfirmed(f"--yes serves below ${below:,.2f}; this may cost ${high:,.2f}: use --approve {high}")
+    return high

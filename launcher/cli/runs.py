@@ -1,0 +1,235 @@
+"""status, logs, stop, resume: runs that exist."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from launcher.cli.common import CurrencyOption, Output, OutputOption, PlainOption, console, money, print_json, wiring
+
+if TYPE_CHECKING:
+    from datetime import datetime
+    from pathlib import Path
+
+    from launcher.core.journal import TrainerStepped
+    from launcher.core.state import RunState
+    from launcher.render.live import LiveView
+    from launcher.render.words import Money
+    from launcher.wiring import Wiring
+
+RunArgument = Annotated[str, typer.Argument(help="a run's id, or the beginning of one", show_default=False)]
+LOOK_SECONDS = 0.5
+ORPHAN_SECONDS = 10.0  # without a supervisor, until the person is told
+
+
+def register(app: typer.Typer) -> None:
+    app.command("status", help="All runs, or one in full.")(status)
+    app.command("logs", help="What the training printed.")(logs)
+    app.command("stop", help="Save, then stop a run and release its machines.")(stop)
+    app.command("resume", help="Supervise a run again, or reopen one that ended, and follow it.")(resume)
+
+
+def status(
+    run: Annotated[str | None, typer.Argument(help="a run's id, or the beginning of one", show_default=False)] = None,
+    *,
+    watch: Annotated[bool, typer.Option("--watch", "-w", help="follow until the run ends")] = False,
+    currency: CurrencyOption = None,
+    plain: PlainOption = False,
+    output: OutputOption = Output.TABLE,
+) -> None:
+    from launcher.render import status as render
+
+    wired = wiring()
+    shown = money(currency, wired)
+    if run is None and watch:
+        run = _only_unfinished(wired)
+    if run is None:
+        rows = [_row(wired, state) for state in wired.states()]
+        if output is Output.JSON:
+            return print_json(render.runs_json(rows))
+        return render.show_runs(console(plain=plain), rows, shown)
+    state, now, supervised = _row(wired, wired.state(_full_id(wired, run)))
+    if output is Output.JSON:
+        return print_json(render.run_json(state, now, supervised=supervised))
+    render.show_run(console(plain=plain), state, now, shown, supervised=supervised)
+    if watch and not state.is_finished:
+        raise typer.Exit(follow(wired, state.run_id, shown, plain=plain, after_seq=state.seq))
+    return None
+
+
+def logs(
+    run: RunArgument,
+    *,
+    following: Annotated[bool, typer.Option("--follow", "-f", help="go on until the run ends")] = False,
+    attempt: Annotated[int | None, typer.Option("--attempt", "-a", min=1, help="default: all of them")] = None,
+) -> None:
+    from launcher.adapters.system_clock import SystemClock
+
+    wired = wiring()
+    state = wired.state(_full_id(wired, run))
+    sent: dict[Path, int] = {}
+    while True:
+        for path in wired.output_paths(state, attempt):
+            sent[path] = _copy(path, sent.get(path, 0))
+        if not following or state.is_finished:
+            return
+        SystemClock().sleep(LOOK_SECONDS)
+        state = wired.state(state.run_id)
+
+
+def stop(
+    run: Annotated[str | None, typer.Argument(help="a run's id, or the beginning of one", show_default=False)] = None,
+    *,
+    every: Annotated[bool, typer.Option("--all", help="every run that has not ended")] = False,
+) -> None:
+    from launcher import api
+    from launcher.errors import InputError, Problem
+
+    wired = wiring()
+    if (run is None) != every:
+        raise InputError([Problem("L123", "say which run to stop", fix="launch stop RUN, or launch stop --all")])
+    states = wired.states() if run is None else (wired.state(_full_id(wired, run)),)
+    talk = console(stderr=True)
+    for state in states:
+        if state.is_finished:
+            if run is not None:
+                talk.print(f" {state.run_id} has ended already: {state.outcome}")
+            continue
+        api.request_stop(wired, state.run_id)
+        api.start_supervisor(wired, state.run_id)  # where the run lost its own, this one stops it
+        talk.print(f" {state.run_id} saves and stops; `launch resume {state.run_id} --approve USD` would go on")
+
+
+def resume(
+    run: RunArgument,
+    *,
+    approve: Annotated[
+        str | None, typer.Option("--approve", metavar="USD", help="for the whole run, what is spent already included")
+    ] = None,
+    detach: Annotated[bool, typer.Option("--detach", "-d", help="do not follow")] = False,
+    currency: CurrencyOption = None,
+    plain: PlainOption = False,
+) -> None:
+    from launcher import api
+    from launcher.cli.plans import parse_amount
+    from launcher.errors import NotConfirmed
+
+    wired = wiring()
+    state = wired.state(_full_id(wired, run))
+    talk = console(stderr=True, plain=plain)
+    if state.outcome == "succeeded":
+        talk.print(f" {state.run_id} has succeeded; there is nothing to resume")
+        return
+    if state.is_finished:
+        amount = parse_amount(approve)
+        if amount is None:
+            raise NotConfirmed(f"{state.run_id} ended ({state.outcome}); --approve USD says up to where it may go on")
+        api.reopen(wired, state.run_id, approved_usd=amount)
+    api.start_supervisor(wired, state.run_id)
+    if detach:
+        talk.print(f" {state.run_id} goes on")
+        return
+    raise typer.Exit(follow(wired, state.run_id, money(currency, wired), plain=plain))
+
+
+def follow(wired: Wiring, run_id: str, shown: Money, *, plain: bool, after_seq: int = 0, quiet: bool = False) -> int:
+    """Show a run until it ends; the exit code says how. Ctrl-C only stops the showing. `quiet`: nothing to stdout."""
+    from launcher.render.live import LiveView
+    from launcher.render.status import final_line
+
+    talk = console(stderr=True, plain=plain)
+    try:
+        with LiveView(talk, shown) as view:
+            state = _watch(wired, run_id, view, after_seq)
+    except KeyboardInterrupt:
+        talk.print(f"\n the run goes on without this window: launch status {run_id} · launch stop {run_id}")
+        return 130
+    console(stderr=quiet, plain=plain).print(f" {final_line(state, shown)}", highlight=False, soft_wrap=True)
+    return 0 if state.outcome == "succeeded" else 100
+
+
+def _watch(wired: Wiring, run_id: str, view: LiveView, after_seq: int) -> RunState:
+    from launcher.adapters.system_clock import SystemClock
+    from launcher.core.state import fold
+    from launcher.errors import RunFailed
+
+    clock, state = SystemClock(), None
+    began, supervised_at = clock.now(), clock.now()
+    while state is None or not state.is_finished:
+        for entry in wired.ledger.read(run_id, after_seq=state.seq if state else 0):
+            state = fold(state, [entry])
+            if state and entry.seq > after_seq:
+                view.news(entry, state)
+        if state is None:
+            state = wired.state(run_id)
+        now = clock.now()
+        view.progress(state, _newest_step(wired, state), wired.run_clock(state).now(), (now - began).total_seconds())
+        if wired.has_supervisor(run_id):
+            supervised_at = now
+        elif (now - supervised_at).total_seconds() > ORPHAN_SECONDS and not state.is_finished:
+            raise RunFailed(f"nobody supervises {run_id}: {wired.log_path(run_id)} says why; `launch resume {run_id}`")
+        if not state.is_finished:
+            clock.sleep(LOOK_SECONDS)
+    return state
+
+
+def _newest_step(wired: Wiring, state: RunState) -> TrainerStepped | None:
+    """Fresher than the ledger, which hears of steps only every few minutes."""
+    from launcher.core.journal import TrainerStepped
+    from launcher.errors import BackendError
+
+    live = next((a for a in state.attempts if a.is_live and a.training_at), None)
+    if live is None:
+        return None
+    try:
+        lines = wired.journal(state).read(live.number, after_segment=max(0, live.segment - 1))
+    except BackendError:
+        return None
+    return next((line for line in reversed(lines) if isinstance(line, TrainerStepped)), None)
+
+
+def _row(wired: Wiring, state: RunState) -> tuple[RunState, datetime, bool]:
+    now = wired.run_clock(state).now()
+    return state, now, not state.is_finished and wired.has_supervisor(state.run_id)
+
+
+def _only_unfinished(wired: Wiring) -> str:
+    """Raises: InputError: none is running, or several are."""
+    from launcher.errors import InputError, Problem
+
+    running = [state.run_id for state in wired.states() if not state.is_finished]
+    if len(running) == 1:
+        return running[0]
+    what = "no run is" if not running else f"{len(running)} runs are"
+    raise InputError([Problem("L126", f"{what} under way", fix="launch status RUN --watch")])
+
+
+def _full_id(wired: Wiring, start: str) -> str:
+    """Raises: NoSuchRun: none begins so. InputError: several do."""
+    from launcher.errors import InputError, NoSuchRun, Problem
+
+    known = wired.ledger.run_ids()
+    if start in known:
+        return start
+    matching = [run_id for run_id in known if run_id.startswith(start)]
+    if not matching:
+        raise NoSuchRun(f"no run {start} in the ledger; `launch status` lists them")
+    if len(matching) > 1:
+        raise InputError([Problem("L124", f"{start} fits {len(matching)} runs", fix=f"write {matching[-1]}, say")])
+    return matching[0]
+
+
+def _copy(path: Path, offset: int) -> int:
+    """Print the file from `offset` on; where it ends now."""
+    try:
+        with path.open("rb") as file:
+            file.seek(offset)
+            while chunk := file.read(1 << 16):
+                sys.stdout.buffer.write(chunk)
+                offset += len(chunk)
+    except FileNotFoundError:
+        return offset
+    sys.stdout.flush()
+    return offset

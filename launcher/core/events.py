@@ -1,0 +1,226 @@
+"""The only thing that is stored: what happened to a run, in order. Everything else is folded from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from datetime import datetime
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
+
+from launcher.core.offers import Placement
+
+AttemptOutcome = Literal["completed", "preempted", "failed", "lost", "stopped"]
+RunOutcome = Literal["succeeded", "failed", "cancelled", "out_of_budget"]
+EndCause = Literal["stop_requested", "cap", "fallback"]
+
+
+class Stored(BaseModel):
+    """Unknown fields are ignored: an old launcher reads a newer ledger."""
+
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Quantiles(Stored):
+    p10: float
+    p50: float
+    p90: float
+
+
+class UsdQuantiles(Stored):
+    p10: Decimal
+    p50: Decimal
+    p90: Decimal
+
+
+class Promise(Stored):
+    """What the user was told before agreeing; the finished run is measured against it."""
+
+    hours: Quantiles
+    cost_usd: UsdQuantiles
+    basis: str
+
+
+class Pace(Stored):
+    """How fast the work goes, as known at the submit: seconds a step, by GPU type of the run's placements."""
+
+    step_seconds: dict[str, float]
+    setup_seconds: float
+    save_seconds: float
+    checkpoint_gb: float
+    source: str
+
+
+class RunSubmitted(Stored):
+    kind: Literal["run_submitted"] = "run_submitted"
+    spec: dict[str, Any]  # RunSpec as JSON, with every default filled in
+    workdir: str  # absolute
+    run_uri: str
+    approved_usd: Decimal  # the run is stopped before it spends more
+    promise: Promise
+    pace: Pace
+    deadline_at: datetime
+    deadline_assumed: bool  # nobody asked for it; it only bounds the waiting for spot
+    submitted_by: str
+    version: str
+    pricing: str | None = None  # absolute path of the pricing.yaml whose terms hold for this run
+    storage_usd_per_gb_hour: Decimal = Decimal(0)
+    time_scale: float = 1.0
+    simulated: bool = False
+
+
+class RunReopened(Stored):
+    """A run that had ended goes on, with more money or after a repair."""
+
+    kind: Literal["run_reopened"] = "run_reopened"
+    approved_usd: Decimal
+    by: str
+
+
+class StopRequested(Stored):
+    kind: Literal["stop_requested"] = "stop_requested"
+    by: str
+    reason: str = ""
+
+
+class AttemptRequested(Stored):
+    kind: Literal["attempt_requested"] = "attempt_requested"
+    attempt: int
+    placement: Placement
+    why: str  # one sentence
+    egress_usd_per_read: Decimal = Decimal(0)  # reading the data once from this place
+
+
+class AttemptRefused(Stored):
+    kind: Literal["attempt_refused"] = "attempt_refused"
+    attempt: int
+    reason: Literal["no_capacity", "quota", "unavailable", "rejected"]
+    detail: str
+
+
+class AttemptStarted(Stored):
+    """The machine is billed since `started_at`."""
+
+    kind: Literal["attempt_started"] = "attempt_started"
+    attempt: int
+    started_at: datetime
+
+
+class TrainingResumed(Stored):
+    """The trainer is at work, from `step` on; `at` of the entry ends the attempt's set-up."""
+
+    kind: Literal["training_resumed"] = "training_resumed"
+    attempt: int
+    step: int
+    resumed_from: str | None = None
+    lost_steps: int = 0
+
+
+class NoticeReceived(Stored):
+    kind: Literal["notice_received"] = "notice_received"
+    attempt: int
+    source: str
+    seconds_left: float | None = None
+
+
+class CheckpointCommitted(Stored):
+    kind: Literal["checkpoint_committed"] = "checkpoint_committed"
+    attempt: int
+    step: int
+    name: str
+    bytes: int
+    seconds: float
+    segment: int
+
+
+class ProgressReported(Stored):
+    kind: Literal["progress_reported"] = "progress_reported"
+    attempt: int
+    step: int
+    segment: int
+    step_seconds: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+
+
+class PriceChanged(Stored):
+    """From this entry on, the attempt is billed at the new price."""
+
+    kind: Literal["price_changed"] = "price_changed"
+    attempt: int
+    placement: Placement
+
+
+class EndRequested(Stored):
+    """The trainer was asked to save and end; after the grace time it is released all the same."""
+
+    kind: Literal["end_requested"] = "end_requested"
+    attempt: int
+    cause: EndCause
+    why: str
+
+
+class AttemptEnded(Stored):
+    """The verdict. The machine may still be billed: see `AttemptReleased`."""
+
+    kind: Literal["attempt_ended"] = "attempt_ended"
+    attempt: int
+    outcome: AttemptOutcome
+    detail: str
+    step: int | None = None
+    step_seconds: float | None = None
+    metrics: dict[str, float] = Field(default_factory=dict)
+    gone_at: datetime | None = None  # the machine had vanished by then: its bill ended there
+    cause: EndCause | None = None  # why it was stopped, where nobody had asked it to end before
+
+
+class AttemptReleased(Stored):
+    kind: Literal["attempt_released"] = "attempt_released"
+    attempt: int
+
+
+class RunFinished(Stored):
+    kind: Literal["run_finished"] = "run_finished"
+    outcome: RunOutcome
+    detail: str
+
+
+Event = (
+    RunSubmitted
+    | RunReopened
+    | StopRequested
+    | AttemptRequested
+    | AttemptRefused
+    | AttemptStarted
+    | TrainingResumed
+    | NoticeReceived
+    | CheckpointCommitted
+    | ProgressReported
+    | PriceChanged
+    | EndRequested
+    | AttemptEnded
+    | AttemptReleased
+    | RunFinished
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Entry:
+    """One event of one run. `seq` counts 1, 2, 3 … without gaps; `at` never goes back."""
+
+    run_id: str
+    seq: int
+    at: datetime
+    event: Event
+
+
+_EVENT: TypeAdapter[Event] = TypeAdapter(Annotated[Event, Field(discriminator="kind")])
+
+
+def to_json(event: Event) -> str:
+    return event.model_dump_json()
+
+
+def from_json(text: str | bytes) -> Event:
+    """Raises: pydantic.ValidationError: not an event of this version's kinds."""
+    return _EVENT.validate_json(text)

@@ -1,0 +1,232 @@
+"""`train.yaml` as a frozen value: what to run, on what, by when, for how much."""
+
+from __future__ import annotations
+
+import re
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    WithJsonSchema,
+    model_validator,
+)
+
+from launcher.core.offers import Capacity
+
+_UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
+_SIZES = {"kb": 1e-6, "mb": 1e-3, "gb": 1.0, "tb": 1e3, "pb": 1e6}
+
+
+def parse_duration(text: object) -> float:
+    """Seconds in `90 s`, `15 min`, `36h`, `2d` or `1h 30m`. Raises: ValueError."""
+    if isinstance(text, timedelta):
+        return text.total_seconds()
+    parts = re.findall(r"(\d+(?:\.\d+)?)\s*([a-z]+)", str(text).strip().lower())
+    rest = re.sub(r"(\d+(?:\.\d+)?)\s*([a-z]+)", "", str(text).strip().lower()).strip()
+    if not parts or rest or any(unit not in _UNITS for _, unit in parts):
+        raise ValueError(f"{text!r} is not a duration; write 90 s, 15 min, 36 h or 2 d")
+    return sum(float(number) * _UNITS[unit] for number, unit in parts)
+
+
+def parse_size_gb(text: object) -> float:
+    """Gigabytes (10⁹ bytes) in `500 GB`, `1.2 TB`, `80 MB`. Raises: ValueError."""
+    match = re.fullmatch(r"(\d+(?:\.\d+)?(?:e[-+]?\d+)?)\s*([kmgtp]b)", str(text).strip().lower())
+    if not match:
+        raise ValueError(f"{text!r} is not a size; write 500 GB or 1.2 TB")
+    return float(match[1]) * _SIZES[match[2]]
+
+
+def parse_usd(text: object) -> Decimal:
+    """Dollars in `1200`, `$1,200` or `1200 USD`. Raises: ValueError."""
+    bare = str(text).strip().removeprefix("$").removesuffix("USD").replace(",", "").strip()
+    if not re.fullmatch(r"\d+(\.\d+)?", bare):
+        raise ValueError(f"{text!r} is not an amount; write 1200, $1,200 or 1200 USD")
+    return Decimal(bare)
+
+
+def _deadline(value: object) -> datetime | timedelta:
+    if isinstance(value, timedelta):
+        return value
+    if isinstance(value, datetime):
+        instant = value
+    else:
+        try:
+            instant = datetime.fromisoformat(str(value))
+        except ValueError:
+            try:
+                return timedelta(seconds=parse_duration(value))
+            except ValueError:
+                raise ValueError(
+                    f"{value!r} is neither an instant nor a duration; write 2026-11-22T12:00Z or 36 h"
+                ) from None
+    if instant.tzinfo is None:
+        raise ValueError(f"{value!s} has no time zone; write {instant.isoformat()}Z for UTC")
+    return instant.astimezone(UTC)
+
+
+def _seconds(value: object) -> object:
+    return value if isinstance(value, float | int) else parse_duration(value)
+
+
+def _steps_or_auto(value: int | str) -> int | str:
+    if isinstance(value, int) and value < 1:
+        raise ValueError(f"is {value}; give 1 or more, or auto")
+    return value
+
+
+def _text(*, or_number: bool, example: str) -> WithJsonSchema:
+    """For editors: text in the form of `example`, validated here and not there."""
+    text = {"type": "string", "examples": [example]}
+    return WithJsonSchema({"anyOf": [{"type": "number", "minimum": 0}, text]} if or_number else text)
+
+
+Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0), _text(or_number=True, example="5 min")]
+StepSeconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0), _text(or_number=True, example="2.5 s")]
+EverySteps = Annotated[int | Literal["auto"], AfterValidator(_steps_or_auto)]
+Gigabytes = Annotated[
+    float,
+    BeforeValidator(parse_size_gb),
+    Field(ge=0),
+    PlainSerializer(lambda gb: f"{gb!r} GB", when_used="json"),
+    _text(or_number=False, example="500 GB"),
+]
+Usd = Annotated[Decimal, BeforeValidator(parse_usd), Field(ge=0), _text(or_number=True, example="1200 USD")]
+Deadline = Annotated[
+    datetime | timedelta,
+    BeforeValidator(_deadline),
+    PlainSerializer(
+        lambda v: f"{v.total_seconds():g} s" if isinstance(v, timedelta) else v.isoformat(), when_used="json"
+    ),
+    _text(or_number=False, example="36 h"),
+]
+
+
+class Model(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=False, allow_inf_nan=False)
+
+
+class ModelSize(Model):
+    """A transformer's size, for the rule of six: 6 · params · tokens FLOPs a step (Kaplan 2020, arXiv 2001.08361)."""
+
+    params: float = Field(gt=0, description="trainable parameters, e.g. 8e9")
+    tokens_per_step: float = Field(gt=0, description="tokens in one global batch")
+    mfu: float = Field(default=0.35, gt=0, le=1, description="model FLOPs utilisation, as a fraction")
+
+
+class Workload(Model):
+    """How much there is to do, and how fast one step is where it was measured."""
+
+    steps: int = Field(gt=0, description="optimizer steps of the whole training")
+    step_seconds: dict[str, StepSeconds] = Field(
+        default_factory=dict,
+        description="seconds a step takes, by GPU type, on the placement that `gpus` and `nodes` ask for",
+    )
+    model: ModelSize | None = Field(default=None, description="used only where no measured step time is known")
+    setup_seconds: Seconds | None = Field(default=None, description="from a granted machine to the first step")
+
+
+class Data(Model):
+    """Where the training data lies, and how much of it is read."""
+
+    uri: str = Field(description="s3://…, gs://…, az://… or a path")
+    region: str | None = Field(default=None, description="provider/region of the bucket, e.g. aws/us-east-2")
+    size: Gigabytes | None = Field(default=None, description="e.g. 500 GB")
+    reads: float = Field(default=1.0, gt=0, description="how often it is read in whole: 1 if cached, else the epochs")
+    max_egress_usd: Usd | None = Field(default=None, description="refuse places whose egress costs more")
+
+    @model_validator(mode="after")
+    def _measurable(self) -> Data:
+        """Moving an unknown amount from an unknown place has an unknown price."""
+        if "://" in self.uri and not self.uri.startswith("file:") and (self.region is None or self.size is None):
+            missing = " and ".join(name for name in ("region", "size") if getattr(self, name) is None)
+            raise ValueError(
+                f"{missing} missing: without it the egress has no price; e.g. region: aws/us-east-2, size: 500 GB"
+            )
+        return self
+
+
+class Checkpoint(Model):
+    """Where and how often the training is saved."""
+
+    uri: str | None = Field(
+        default=None,
+        description="folder under which run folders are made, from this file's folder; default: the state folder",
+    )
+    every_steps: EverySteps = Field(default="auto", description="a number of steps, or auto")
+    keep: int = Field(
+        default=2, ge=2, description="committed checkpoints kept; at least 2, so that damage can fall back"
+    )
+    size: Gigabytes | None = Field(default=None, description="of one checkpoint; about 14 bytes a parameter with Adam")
+    save_seconds: Seconds | None = Field(default=None, description="that the training stands still for one save")
+
+
+class Cost(Model):
+    """Limits of money."""
+
+    cap: Usd | None = Field(
+        default=None, description="the run is saved and stopped before it spends more, e.g. 1200 USD"
+    )
+
+
+class Market(Model):
+    """A simulated spot market to run against, on this machine. Every amount it leads to is labelled simulated."""
+
+    file: str | None = Field(default=None, description="places, prices and availability over time; see configs/")
+    seed: int | None = Field(default=None, description="no file: offers of the price book, with drawn availability")
+    time_scale: float = Field(default=60.0, gt=0, description="market seconds that pass in one second here")
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Market:
+        if (self.file is None) == (self.seed is None):
+            raise ValueError("market wants exactly one of file and seed")
+        return self
+
+
+class RunSpec(Model):
+    """One training run, as its user wrote it down."""
+
+    name: str = Field(
+        pattern=r"^[a-z][a-z0-9-]{0,39}$", description="lower case, digits and dashes; names the workload"
+    )
+    run: str = Field(min_length=1, description="the training command, run by bash in `workdir`")
+    setup: str | None = Field(default=None, description="run before it, once per machine")
+    workdir: str = Field(default=".", description="folder of the training script, relative to this file")
+    env: dict[str, str] = Field(default_factory=dict, description="environment of both commands")
+    gpus: dict[str, Annotated[int, Field(gt=0)]] = Field(
+        min_length=1, description="alternatives: GPUs per node by type, e.g. {H100: 8, A100-80GB: 8}"
+    )
+    nodes: int = Field(default=1, gt=0, description="machines")
+    providers: list[str] | None = Field(default=None, description="only these; default: all")
+    regions: list[str] | None = Field(default=None, description="only these; default: all")
+    mode: list[Capacity] = Field(
+        default=[Capacity.SPOT, Capacity.RESERVED, Capacity.ON_DEMAND],
+        min_length=1,
+        description="ladder of capacity, cheapest first; the last entries are the fallback",
+    )
+    workload: Workload
+    data: Data | None = None
+    checkpoint: Checkpoint = Checkpoint()
+    deadline: Deadline | None = Field(
+        default=None, description="an instant with time zone, or a duration from the submit"
+    )
+    cost: Cost = Cost()
+    tags: dict[str, str] = Field(default_factory=dict, description="team: nlp, …")
+    market: Market | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _plain_env(cls, value: Any) -> Any:
+        """`env: {EPOCHS: 3}` is a number in YAML and a string in an environment."""
+        if isinstance(value, dict):
+            for key in ("env", "tags"):
+                if isinstance(value.get(key), dict):
+                    plain = {k: str(v) if isinstance(v, int | float) else v for k, v in value[key].items()}
+                    value = value | {key: plain}
+        return value

@@ -1,0 +1,1 @@
+"""Values → tables, JSON and sentences. Nothing here decides or fetches."""

@@ -1,0 +1,124 @@
+"""A run as it happens: one sentence per event, and a progress bar where there is a terminal."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from decimal import Decimal
+from types import TracebackType
+from typing import Self
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
+
+from launcher.core.events import (
+    AttemptEnded,
+    AttemptRefused,
+    AttemptReleased,
+    AttemptRequested,
+    AttemptStarted,
+    CheckpointCommitted,
+    EndRequested,
+    Entry,
+    NoticeReceived,
+    PriceChanged,
+    ProgressReported,
+    RunFinished,
+    RunReopened,
+    RunSubmitted,
+    StopRequested,
+    TrainingResumed,
+)
+from launcher.core.journal import TrainerStepped
+from launcher.core.state import RunState, burn_usd_per_hour, spent_usd
+from launcher.render.words import Money, simulated, span
+
+LINE_SECONDS = 10.0  # between progress lines where there is no terminal
+
+
+def sentence(entry: Entry, state: RunState, money: Money) -> str | None:
+    """What happened, in one line; `None` for what only the ledger needs. `state` is the run's after the entry."""
+    event, label = entry.event, simulated(state.submitted.simulated)
+    match event:
+        case RunSubmitted():
+            return f"submitted, up to {money.exact(event.approved_usd)}{label}"
+        case RunReopened():
+            return f"goes on, up to {money.exact(event.approved_usd)}{label}"
+        case StopRequested():
+            return f"{event.by} asked it to stop"
+        case AttemptRequested():
+            offer = event.placement.offer
+            kind = offer.capacity.value.replace("_", "-")
+            return f"attempt {event.attempt}: {offer.where} {offer.count}×{offer.gpu} {kind} — {event.why}"
+        case AttemptRefused():
+            return f"attempt {event.attempt}: refused, {event.reason.replace('_', ' ')} ({event.detail})"
+        case AttemptStarted():
+            return f"attempt {event.attempt}: the machine is there"
+        case TrainingResumed():
+            lost = f", {event.lost_steps:,} steps of damaged checkpoints are lost" if event.lost_steps else ""
+            what = f"resumed at step {event.step:,}{lost}" if event.resumed_from else "training begins"
+            return f"attempt {event.attempt}: {what}"
+        case NoticeReceived():
+            left = "" if event.seconds_left is None else f", {span(event.seconds_left)} left"
+            return f"attempt {event.attempt}: preemption notice by {event.source}{left}"
+        case AttemptEnded():
+            step = state.attempts[event.attempt - 1].step
+            return f"attempt {event.attempt}: {event.outcome} at step {step:,} — {event.detail}"
+        case EndRequested():
+            return f"attempt {event.attempt}: asked to save and end — {event.why}"
+        case PriceChanged():
+            return f"attempt {event.attempt}: the price is {money.exact(event.placement.usd_per_hour)}/h now{label}"
+        case RunFinished():
+            return f"{event.outcome.replace('_', ' ')} — {event.detail}"
+        case AttemptReleased() | CheckpointCommitted() | ProgressReported():
+            return None
+
+
+class LiveView:
+    """Prints a run's news; with a terminal also a bar with step, $ per step and $ so far."""
+
+    def __init__(self, console: Console, money: Money) -> None:
+        self._console = console
+        self._money = money
+        self._bar: Progress | None = None
+        self._next_line_at = 0.0
+
+    def __enter__(self) -> Self:
+        if self._console.is_terminal:
+            columns = (BarColumn(bar_width=24), TaskProgressColumn(), TextColumn("{task.description}"))
+            self._bar = Progress(*columns, console=self._console, transient=True)
+            self._bar.add_task("", total=None)
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar:
+            self._bar.stop()
+
+    def news(self, entry: Entry, state: RunState) -> None:
+        """One ledger entry, with its time since the submit."""
+        line = sentence(entry, state, self._money)
+        if line:
+            since = span((entry.at - state.submitted_at).total_seconds())
+            self._console.print(f" {since:>11}  {line}", highlight=False)
+
+    def progress(self, state: RunState, newest: TrainerStepped | None, now: datetime, elapsed_seconds: float) -> None:
+        """Where the training is; `elapsed_seconds` of real time spaces the lines where there is no terminal."""
+        text, step = self._text(state, newest, now)
+        if self._bar:
+            self._bar.update(self._bar.task_ids[0], total=state.spec.workload.steps, completed=step, description=text)
+        elif text and elapsed_seconds >= self._next_line_at:
+            self._next_line_at = elapsed_seconds + LINE_SECONDS
+            self._console.print(f"              {text}", highlight=False)
+
+    def _text(self, state: RunState, newest: TrainerStepped | None, now: datetime) -> tuple[str, int]:
+        step = max(newest.step if newest else 0, state.step)
+        spent = spent_usd(state, now)
+        words = [f"step {step:,}/{state.spec.workload.steps:,}"]
+        if newest and newest.step_seconds:
+            usd = burn_usd_per_hour(state) * Decimal(str(newest.step_seconds)) / 3600
+            words.append(f"{self._money.fine(usd)}/step")
+        words.append(f"{self._money.exact(spent)} so far{simulated(state.submitted.simulated)}")
+        words += [f"{name} {value:.4g}" for name, value in (newest.metrics.items() if newest else ())][:2]
+        return " · ".join(words), step

@@ -1,0 +1,224 @@
+"""A plan as the sentence, the ranked table, and where each dollar goes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from decimal import Decimal
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from launcher.core.estimate import Estimate
+from launcher.core.offers import Offer
+from launcher.core.planner import Plan
+from launcher.core.pricing import Terms, cash, credit_usd
+from launcher.core.rollout import PARTS
+from launcher.render.tables import Column, Row, table
+from launcher.render.words import Money, clock_time, rough_span, simulated, span
+
+NUM_SHOWN = 5
+SCHEMA = "launch/plan/v1"
+
+
+def show_plan(console: Console, plan: Plan, chosen: Estimate, terms: Terms, money: Money, *, all_offers: bool) -> None:
+    """Print everything that a person needs before agreeing."""
+    label = simulated(chosen.placement.offer.simulated)
+    cost, hours = chosen.cost_usd, chosen.hours
+    line = f"This will cost approximately {money.about(cost.p50)}{label} and take {rough_span(hours.p50)}."
+    console.print(f"\n [bold]{line}[/]")
+    console.print(
+        f" 80 % range  {money.about(cost.p10)} – {money.about(cost.p90)} · "
+        f"{rough_span(hours.p10)} – {rough_span(hours.p90)}        basis: {_basis(chosen)}\n"
+    )
+    console.print(_table(console, plan, chosen, money, plan.ranked if all_offers else plan.ranked[:NUM_SHOWN]))
+    console.print(f" Where it goes{label}  {_parts(chosen, money)}")
+    for sentence in _sentences(plan, chosen, terms, money):
+        console.print(f" {sentence}")
+    if all_offers:
+        show_details(console, chosen)
+    _refusals(console, plan, all_offers=all_offers)
+
+
+def show_details(console: Console, chosen: Estimate) -> None:
+    """Every number that the estimate rests on, and where it comes from."""
+    columns = (Column("assumption"), Column("value", folds=True), Column("source", folds=True))
+    console.print(table(console, columns, [((a.name, a.value, a.source), "") for a in chosen.assumptions]))
+
+
+def plan_json(plan: Plan) -> dict[str, Any]:
+    """`launch/plan/v1`: money as decimal strings in US dollars, instants in RFC 3339."""
+    return {
+        "schema": SCHEMA,
+        "name": plan.spec.name,
+        "currency": "USD",
+        "made_at": plan.made_at.isoformat(),
+        "deadline_at": plan.deadline_at.isoformat(),
+        "deadline_assumed": plan.deadline_assumed,
+        "ranked": [_entry(estimate) for estimate in plan.ranked],
+        "refused": [{"placement": _offer(r.offer, plan.spec.nodes), "reason": r.reason} for r in plan.refused],
+        "ladder": [
+            {
+                "capacity": rung.capacity.value,
+                "placement": _offer(rung.estimate.placement.offer, plan.spec.nodes),
+                "last_switch_at": rung.last_switch_at.isoformat() if rung.last_switch_at else None,
+            }
+            for rung in plan.ladder
+        ],
+    }
+
+
+def _basis(chosen: Estimate) -> str:
+    return next((a.source for a in chosen.assumptions if a.name == "step time"), "declared")
+
+
+def _table(console: Console, plan: Plan, chosen: Estimate, money: Money, shown: Sequence[Estimate]) -> Table:
+    unit = money.sign.strip()
+    columns = (
+        Column("#", "right"),
+        Column("where"),
+        Column("mode", drop=3),
+        Column(f"{plan.spec.nodes} × node", drop=5),
+        Column(f"{unit}/GPU-h", "right", drop=4),
+        Column(f"{unit}/h", "right", drop=2),
+        Column("total", "right"),
+        Column("80 % range", "right"),
+        Column("takes", "right", drop=1),
+        Column("note", drop=6, folds=True),
+    )
+    numbered = [(n, e) for n, e in enumerate(plan.ranked, start=1) if e in shown or e is chosen]
+    return table(console, columns, [_row(n, e, money, is_chosen=e is chosen) for n, e in numbered])
+
+
+def _row(number: int, found: Estimate, money: Money, *, is_chosen: bool) -> Row:
+    offer, cost = found.placement.offer, found.cost_usd
+    cells = (
+        f"{'▸' if is_chosen else ' '} {number}",
+        offer.where,
+        offer.capacity.value.replace("_", "-"),
+        f"{offer.count}×{offer.gpu}",
+        money.exact(found.placement.usd_per_gpu_hour),
+        money.exact(found.placement.usd_per_hour),
+        money.about(cost.p50),
+        f"{money.about(cost.p10)} – {money.about(cost.p90)}",
+        span(found.hours.p50 * 3600),
+        _note(found, money),
+    )
+    return cells, "bold" if is_chosen else ""
+
+
+def _note(found: Estimate, money: Money) -> str:
+    notes = []
+    if found.placement.offer.simulated:
+        notes.append("simulated")
+    if found.placement.marginal_usd_per_hour != found.placement.usd_per_hour:
+        notes.append(f"marginal cash {money.about(found.marginal_usd)}")
+    if found.parts["egress"] > 0:
+        notes.append(f"{money.about(found.parts['egress'])} of it is egress")
+    return " · ".join(notes)
+
+
+def _parts(chosen: Estimate, money: Money) -> str:
+    shown = sorted(((name, chosen.parts[name]) for name in PARTS), key=lambda part: -part[1])
+    return " · ".join(f"{name} {money.exact(usd)}" for name, usd in shown if usd or name in ("steps", "egress"))
+
+
+def _sentences(plan: Plan, chosen: Estimate, terms: Terms, money: Money) -> Iterable[str]:
+    offer = chosen.placement.offer
+    if offer.capacity.value == "spot":
+        yield f"Spot risk  {chosen.preemptions:.1f} preemptions, {_assumed(chosen, 'save')}"
+    on_demand = chosen.placement.on_demand_usd_per_hour
+    if on_demand and on_demand > chosen.placement.usd_per_hour:
+        saving = 1 - chosen.placement.usd_per_hour / on_demand
+        yield f"Price  {_assumed(chosen, 'price')}, {saving:.0%} below on-demand; {offer.source}, as of {offer.as_of}"
+    else:
+        yield f"Price  {_assumed(chosen, 'price')}; {offer.source}, as of {offer.as_of}"
+    credit = credit_usd(terms, offer.provider, plan.made_at.date())
+    if credit:
+        left = money.exact(cash(chosen.cost_usd.p50, credit))
+        yield f"Credits  {money.exact(credit)} with {offer.provider}: {left} of it is cash"
+    yield f"Ladder  {_ladder(plan, money)}"
+    if plan.deadline_assumed:
+        yield f"Deadline  none given; waits for spot, at the longest so as to end by {clock_time(plan.deadline_at)}"
+    else:
+        certainty = "" if chosen.on_time is None else f": {chosen.on_time:.0%} on time"
+        yield f"Deadline  {clock_time(plan.deadline_at)}{certainty}"
+    if money.note:
+        yield f"Currency  {money.note}"
+
+
+def _assumed(chosen: Estimate, name: str) -> str:
+    return next((f"{a.value} ({a.source})" for a in chosen.assumptions if a.name == name), "")
+
+
+def _ladder(plan: Plan, money: Money) -> str:
+    rungs = []
+    for rung in plan.ladder:
+        name = rung.capacity.value.replace("_", "-")
+        latest = f", at the latest {clock_time(rung.last_switch_at)}" if rung.last_switch_at else ""
+        usd = money.exact(rung.estimate.placement.usd_per_hour)
+        rungs.append(f"{name} {rung.estimate.placement.offer.where} {usd}/h{latest}")
+    return " → ".join(rungs)
+
+
+def _refusals(console: Console, plan: Plan, *, all_offers: bool) -> None:
+    hidden = max(0, len(plan.ranked) - NUM_SHOWN)
+    if not all_offers:
+        if hidden or plan.refused:
+            console.print(f" [dim]{hidden} more places, {len(plan.refused)} refused: --all shows them with reasons[/]")
+        return
+    columns = (Column("refused"), Column("mode", drop=2), Column("node", drop=3), Column("$/h", "right", drop=1))
+    rows = [
+        (
+            (
+                refusal.offer.where,
+                refusal.offer.capacity.value,
+                f"{refusal.offer.count}×{refusal.offer.gpu}",
+                "unknown" if refusal.offer.list_usd_per_hour is None else f"{refusal.offer.list_usd_per_hour:,.2f}",
+                refusal.reason,
+            ),
+            "",
+        )
+        for refusal in plan.refused
+    ]
+    console.print(table(console, (*columns, Column("why", folds=True)), rows))
+
+
+def _entry(found: Estimate) -> dict[str, Any]:
+    cost, hours = found.cost_usd, found.hours
+    return {
+        "placement": _offer(found.placement.offer, found.placement.nodes)
+        | {
+            "usd_per_hour": _usd(found.placement.usd_per_hour),
+            "usd_per_gpu_hour": _usd(found.placement.usd_per_gpu_hour),
+            "price_basis": found.placement.price.basis,
+        },
+        "cost_usd": {"p10": _usd(cost.p10), "p50": _usd(cost.p50), "p90": _usd(cost.p90)},
+        "marginal_usd": _usd(found.marginal_usd),
+        "hours": {"p10": round(hours.p10, 4), "p50": round(hours.p50, 4), "p90": round(hours.p90, 4)},
+        "parts": {name: _usd(usd) for name, usd in found.parts.items()},
+        "preemptions": round(found.preemptions, 3),
+        "on_time": None if found.on_time is None else round(found.on_time, 4),
+        "assumptions": [{"name": a.name, "value": a.value, "source": a.source} for a in found.assumptions],
+    }
+
+
+def _offer(offer: Offer, nodes: int) -> dict[str, Any]:
+    return {
+        "provider": offer.provider,
+        "region": offer.region,
+        "zone": offer.zone,
+        "instance_type": offer.instance_type,
+        "gpu": offer.gpu,
+        "count": offer.count,
+        "nodes": nodes,
+        "capacity": offer.capacity.value,
+        "list_usd_per_hour": None if offer.list_usd_per_hour is None else _usd(offer.list_usd_per_hour),
+        "as_of": offer.as_of.isoformat(),
+        "source": offer.source,
+        "simulated": offer.simulated,
+    }
+
+
+def _usd(value: Decimal) -> str:
+    return f"{value:f}"

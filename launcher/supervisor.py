@@ -1,0 +1,201 @@
+"""The loop that brings a run to its end: read, observe, decide, record, act.
+
+Nothing is kept between two turns, so a restart is no special case. Intent is recorded before its effect
+(`AttemptRequested` → launch), a verdict before its release (`AttemptEnded` → stop → `AttemptReleased`).
+Three defences keep two supervisors apart, each of which works alone: the lock around `supervise`, the sweep of
+jobs that the ledger does not count as live, and the attempt number that fences checkpoint folders.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from launcher.core.events import (
+    AttemptEnded,
+    AttemptRefused,
+    AttemptReleased,
+    AttemptRequested,
+    EndRequested,
+    Event,
+    PriceChanged,
+    RunFinished,
+)
+from launcher.core.observe import Patience, observe
+from launcher.core.policy import (
+    Action,
+    AskToEnd,
+    Finish,
+    Judge,
+    Keep,
+    Launch,
+    Option,
+    Relaunch,
+    Release,
+    Rules,
+    Wait,
+    decide,
+)
+from launcher.core.state import Attempt, RunState, attempt_of, fold, job_name
+from launcher.errors import BackendError, InputError, LaunchRefused, LedgerConflict, LedgerUnavailable, NoSuchRun
+from launcher.ports import Backend, Clock, Journal, LaunchRequest, Ledger
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Supervisor:
+    """One run's captain. `options` prices the run's places now; `request` words an attempt for the backend."""
+
+    run_id: str
+    ledger: Ledger
+    backend: Backend
+    journal: Journal
+    clock: Clock
+    rules: Rules
+    options: Callable[[RunState, datetime], Sequence[Option]]
+    request: Callable[[RunState, Attempt], LaunchRequest]
+
+    def supervise(self) -> RunState:
+        """Take turns until the run is finished and nothing of it is left running.
+
+        Raises: NoSuchRun: the ledger does not know it.
+        """
+        sweeping = True
+        while True:
+            try:
+                seconds = self.turn(sweeping=sweeping)
+                sweeping = False
+            except (BackendError, LedgerUnavailable, InputError) as error:  # a file may be mended while the run lives
+                log.warning("this turn is taken again", extra={"run": self.run_id, "reason": str(error)})
+                seconds = self.rules.poll_seconds
+            if seconds is None:
+                return self._state()
+            self.clock.sleep(seconds)
+
+    def turn(self, *, sweeping: bool = False) -> float | None:
+        """One look at the world and at most one decision; seconds until the next, `None` when all is done.
+
+        Raises: BackendError, LedgerUnavailable, InputError: nothing was decided; take the same turn again.
+        """
+        state = self._state()
+        try:
+            if sweeping or state.is_finished:
+                self._sweep()
+            if state.is_finished:
+                return None
+            return 0.0 if self._observe(state) else self._act(state)
+        except LedgerConflict:
+            log.warning("another writer was first", extra={"run": self.run_id})
+            return self.turn(sweeping=True)
+
+    def _state(self) -> RunState:
+        state = fold(None, self.ledger.read(self.run_id))
+        if state is None:
+            raise NoSuchRun(f"no run {self.run_id} in the ledger; `launch status` lists them")
+        return state
+
+    def _record(self, state: RunState, *events: Event) -> RunState:
+        """The state behind `events`; not read again, so that a rival's entries meet the next append as a conflict."""
+        at = max(self.clock.now(), state.at)  # a clock set back never turns a bill back
+        after = fold(state, self.ledger.append(self.run_id, events, after_seq=state.seq, at=at))
+        assert after is not None
+        return after
+
+    def _observe(self, state: RunState) -> bool:
+        """Record what is new of the live attempt; whether there was something."""
+        live = next((a for a in state.attempts if a.is_live), None)
+        if live is None:
+            return False
+        phase = self.backend.phase(job_name(self.run_id, live.number))
+        lines = self.journal.read(live.number, after_segment=max(0, live.segment - 1))
+        now = max(self.clock.now(), state.at)
+        patience = Patience(silence_seconds=self.rules.silence_seconds, start_seconds=self.rules.start_seconds)
+        events = observe(live, phase, lines, now=now, patience=patience)
+        if not events:
+            events = self._price_change(state, live, now)
+        if events:
+            self._record(state, *events)
+        return bool(events)
+
+    def _price_change(self, state: RunState, live: Attempt, now: datetime) -> tuple[Event, ...]:
+        if live.started_at is None:
+            return ()
+        placements = (
+            o.placement for o in self.options(state, now) if o.placement.offer.key == live.placement.offer.key
+        )
+        current = next(placements, live.placement)
+        if current.usd_per_hour == live.placement.usd_per_hour:
+            return ()
+        return (PriceChanged(attempt=live.number, placement=current),)
+
+    def _act(self, state: RunState) -> float:
+        now = max(self.clock.now(), state.at)
+        action: Action = decide(state, self.options(state, now), now=now, rules=self.rules)
+        match action:
+            case Launch():
+                self._launch(state, action)
+            case Relaunch():
+                self._grant(state, state.attempts[action.attempt - 1])
+                return self.rules.poll_seconds
+            case AskToEnd():
+                event = EndRequested(attempt=action.attempt, cause=action.cause, why=action.why)
+                self._record(state, event)
+                self.journal.request_stop(action.attempt)
+            case Judge():
+                self._judge(state, action)
+            case Release():
+                self.backend.stop(job_name(self.run_id, action.attempt))
+                self._record(state, AttemptReleased(attempt=action.attempt))
+            case Finish():
+                self._record(state, RunFinished(outcome=action.outcome, detail=action.detail))
+            case Wait():
+                log.info("waiting", extra={"run": self.run_id, "why": action.why})
+                return min(action.seconds, 6 * self.rules.poll_seconds)  # a stop is heard within a minute
+            case Keep():
+                self._ask_again(state)
+                return self.rules.poll_seconds
+        return 0.0
+
+    def _launch(self, state: RunState, action: Launch) -> None:
+        intent = AttemptRequested(
+            attempt=state.next_attempt,
+            placement=action.option.placement,
+            why=action.why,
+            egress_usd_per_read=action.option.egress_usd_per_read,
+        )
+        state = self._record(state, intent)
+        self._grant(state, state.attempts[-1])
+
+    def _grant(self, state: RunState, attempt: Attempt) -> None:
+        try:
+            self.backend.launch(self.request(state, attempt))
+        except LaunchRefused as refusal:
+            self._record(state, AttemptRefused(attempt=attempt.number, reason=refusal.reason, detail=refusal.detail))
+            self.backend.stop(job_name(self.run_id, attempt.number))  # a rival's launch may be under way still
+        else:
+            self._sweep()  # a rival may have closed the attempt while this launch was under way
+
+    def _judge(self, state: RunState, action: Judge) -> None:
+        event = AttemptEnded(attempt=action.attempt, outcome=action.outcome, detail=action.detail, cause=action.cause)
+        self._record(state, event)
+
+    def _ask_again(self, state: RunState) -> None:
+        """A supervisor that died between the record and the request left the trainer unasked."""
+        live = next((a for a in state.attempts if a.is_live and a.end_requested_at), None)
+        if live:
+            self.journal.request_stop(live.number)
+
+    def _sweep(self) -> None:
+        """Stop every job of the run that the ledger does not count as open.
+
+        Jobs are listed first: the intent of each is then in the ledger that is read behind them.
+        """
+        jobs = self.backend.names(self.run_id)
+        open_jobs = {a.number for a in self._state().attempts if a.is_open}
+        for job in jobs:
+            if attempt_of(job) not in open_jobs:
+                log.warning("stopping a job that nobody counts", extra={"job": job})
+                self.backend.stop(job)

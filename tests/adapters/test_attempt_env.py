@@ -1,0 +1,91 @@
+"""What a trainer is told in its environment."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from launcher.adapters.attempt_env import attempt_environment
+from launcher.core.offers import Placement
+from launcher.core.spec import RunSpec
+from tests.local_lab import an_own_offer, placed
+from trainer_hooks.protocol import Contract
+
+
+def environment(placement: Placement, **changes: Any) -> dict[str, str]:
+    spec = RunSpec.model_validate(
+        {
+            "name": "demo",
+            "run": "python train.py",
+            "gpus": {"H100": 8},
+            "workload": {"steps": 100},
+            "env": {"EPOCHS": 3, "LAUNCH_ATTEMPT": 99},
+            "checkpoint": {"every_steps": 50, "keep": 3},
+        }
+    )
+    usual: dict[str, Any] = {
+        "run_id": "demo-20260501-ab12",
+        "attempt": 2,
+        "run_uri": "s3://bucket/runs/demo-20260501-ab12",
+        "spent_usd": Decimal("3.21"),
+        "cap_usd": Decimal(1118),
+        "time_scale": 1.0,
+    }
+    return attempt_environment(spec, placement=placement, **usual | changes)
+
+
+def on_aws(nodes: int = 1) -> Placement:
+    offer = replace(
+        an_own_offer(), provider="aws", region="us-east-2", list_usd_per_hour=Decimal("11.25"), notice_seconds=120.0
+    )
+    return placed(offer, nodes)
+
+
+def test_the_whole_environment() -> None:
+    assert environment(on_aws(nodes=4)) == {
+        "EPOCHS": "3",
+        "LAUNCH_PROTOCOL": "1",
+        "LAUNCH_RUN_ID": "demo-20260501-ab12",
+        "LAUNCH_ATTEMPT": "2",
+        "LAUNCH_RUN_URI": "s3://bucket/runs/demo-20260501-ab12",
+        "LAUNCH_CHECKPOINT_EVERY_STEPS": "50",
+        "LAUNCH_CHECKPOINT_KEEP": "3",
+        "LAUNCH_NOTICE": "ec2,signal",
+        "LAUNCH_NOTICE_SECONDS": "120.0",
+        "LAUNCH_PRICE_USD_PER_HOUR": "45.000",
+        "LAUNCH_SPENT_USD": "3.21",
+        "LAUNCH_CAP_USD": "1118.000",
+        "LAUNCH_JOB": "demo-20260501-ab12-002",
+    }
+
+
+def test_a_trainer_in_a_fast_market_pays_faster_and_is_warned_shorter() -> None:
+    contract = Contract.from_environment(environment(on_aws(), time_scale=60.0))
+
+    assert contract is not None
+    assert contract.price_usd_per_hour == Decimal(675)
+    assert contract.notice_seconds == 2.0
+    assert contract.cap_usd == Decimal(1118) + Decimal("11.25") * 59 * 15 / 3600
+
+
+def test_without_a_cap_none_is_told() -> None:
+    assert "LAUNCH_CAP_USD" not in environment(on_aws(), cap_usd=None)
+
+
+@pytest.mark.parametrize(
+    ("provider", "expected"),
+    [
+        ("aws", "ec2,signal"),
+        ("gcp", "gce,signal"),
+        ("azure", "azure,signal"),
+        ("lambda", "signal"),
+        ("local", "signal"),
+    ],
+)
+def test_a_trainer_listens_where_its_provider_speaks(provider: str, expected: str) -> None:
+    placement = placed(replace(an_own_offer(), provider=provider))
+
+    assert environment(placement)["LAUNCH_NOTICE"] == expected

@@ -1,0 +1,42 @@
+"""Events as they are stored: nothing is lost on the way, and newer fields are let pass."""
+
+from __future__ import annotations
+
+import json
+from decimal import Decimal
+
+import pytest
+from pydantic import ValidationError
+
+from launcher.core.events import AttemptRequested, StopRequested, from_json, to_json
+from launcher.core.offers import Capacity
+from tests.builders import a_placement, a_submit, an_offer
+
+
+def test_money_keeps_every_digit() -> None:
+    event = a_submit(approved_usd="847.10", storage_usd_per_gb_hour=Decimal("0.00003150684931506849315068493"))
+
+    assert from_json(to_json(event)) == event
+
+
+def test_a_placement_comes_back_whole() -> None:
+    offer = an_offer(capacity=Capacity.RESERVED, reservation="cr-0a1b", list_usd_per_hour=None, zone=None)
+    event = AttemptRequested(attempt=3, placement=a_placement(offer, usd_per_hour="60.80", nodes=4), why="cheapest")
+
+    back = from_json(to_json(event))
+
+    assert back == event
+    assert isinstance(back, AttemptRequested)
+    assert back.placement.usd_per_hour == Decimal("243.20")
+    assert back.placement.offer.list_usd_per_hour is None
+
+
+def test_fields_of_a_newer_launcher_are_let_pass() -> None:
+    newer = json.dumps(json.loads(to_json(StopRequested(by="ada"))) | {"ticket": 12})
+
+    assert from_json(newer) == StopRequested(by="ada")
+
+
+def test_an_unknown_kind_is_an_error() -> None:
+    with pytest.raises(ValidationError):
+        from_json('{"kind":"run_teleported"}')

@@ -1,0 +1,175 @@
+"""Egress and storage: graduated tariffs, and what is unknown."""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from launcher.adapters.snapshot_prices import load_tariffs
+from launcher.core.gravity import (
+    Egress,
+    Tariff,
+    Tariffs,
+    Tranche,
+    egress,
+    flat,
+    graduated_usd,
+    storage_usd,
+    storage_usd_per_gb_hour,
+)
+from launcher.core.unknown import Unknown
+
+PUBLISHED = load_tariffs()
+
+
+def usd(found: Egress | Unknown) -> Decimal:
+    assert isinstance(found, Egress), found
+    return found.usd
+
+
+def test_100_tb_at_nine_cents_is_9000_dollars_exactly() -> None:
+    tariffs = Tariffs(internet={"aws": flat(Decimal("0.09"))})
+
+    found = egress(tariffs, source="aws/us-east-2", provider="gcp", region="us-central1", gb=100_000)
+
+    assert usd(found) == Decimal("9000.00")
+
+
+def test_every_tranche_of_awss_real_tariff_is_billed_at_its_own_price() -> None:
+    found = egress(PUBLISHED, source="aws/us-east-2", provider="gcp", region="us-central1", gb=100_000)
+
+    # 100 GB free, then to 10 TB, to 50 TB, to 150 TB, with 1 TB = 1,024 GB
+    by_hand = 10_140 * Decimal("0.09") + 40_960 * Decimal("0.085") + 48_800 * Decimal("0.07")
+    assert usd(found) == by_hand == Decimal("7810.20")
+
+
+@pytest.mark.parametrize("place", ["aws/us-east-2", "vast/France, FR, EU", "nowhere/r1"])
+def test_reading_in_the_same_region_is_free(place: str) -> None:
+    provider, _, region = place.partition("/")
+
+    found = egress(PUBLISHED, source=place, provider=provider, region=region, gb=500)
+
+    assert found == Egress(usd=Decimal(0), basis="same region")
+
+
+def test_a_region_of_the_same_name_at_another_provider_is_elsewhere() -> None:
+    found = egress(PUBLISHED, source="nebius/us-central1", provider="gcp", region="us-central1", gb=1000)
+
+    assert usd(found) == Decimal(15)
+
+
+@pytest.mark.parametrize(
+    ("from_", "to", "usd_per_gb"),
+    [
+        ("us-east-1", "us-east-2", "0.01"),
+        ("us-east-2", "us-west-2", "0.02"),
+        ("ap-northeast-1", "us-east-1", "0.09"),
+        ("af-south-1", "us-east-1", "0.147"),
+    ],
+)
+def test_aws_bills_each_pair_of_regions_at_its_own_price(from_: str, to: str, usd_per_gb: str) -> None:
+    found = egress(PUBLISHED, source=f"aws/{from_}", provider="aws", region=to, gb=1000)
+
+    assert usd(found) == 1000 * Decimal(usd_per_gb)
+
+
+def test_an_aws_region_that_is_not_in_the_matrix_is_unknown_not_cheap() -> None:
+    found = egress(PUBLISHED, source="aws/us-east-1", provider="aws", region="mars-north-1", gb=1)
+
+    assert found == Unknown("no aws tariff is known from us-east-1 to mars-north-1")
+
+
+@pytest.mark.parametrize("provider", ["gcp", "azure"])
+def test_the_basis_says_that_other_continents_cost_more(provider: str) -> None:
+    found = egress(PUBLISHED, source=f"{provider}/a", provider=provider, region="b", gb=1000)
+
+    assert usd(found) == Decimal(20)
+    assert isinstance(found, Egress)
+    assert "between continents" in found.basis
+
+
+def test_regions_without_a_tariff_of_their_own_pay_for_the_internet() -> None:
+    found = egress(PUBLISHED, source="oci/us-ashburn-1", provider="oci", region="us-chicago-1", gb=20_240)
+
+    assert usd(found) == 10_000 * Decimal("0.0085")
+    assert isinstance(found, Egress)
+    assert "at its internet tariff" in found.basis
+
+
+@pytest.mark.parametrize("source", ["vast/Texas, US, NA", "local/desk", "aws", "", "/us-east-1", "aws/"])
+def test_an_unknown_tariff_is_never_free(source: str) -> None:
+    found = egress(PUBLISHED, source=source, provider="gcp", region="us-central1", gb=1)
+
+    assert isinstance(found, Unknown)
+    assert found.reason
+
+
+def test_a_providers_missing_region_tariff_is_not_another_providers() -> None:
+    tariffs = Tariffs(internet={"aws": flat(Decimal("0.09"))}, inter_region={"gcp": flat(Decimal("0.02"))})
+
+    assert isinstance(egress(tariffs, source="gcp/a", provider="aws", region="b", gb=1), Unknown)
+    assert isinstance(egress(tariffs, source="oci/a", provider="oci", region="b", gb=1), Unknown)
+
+
+def test_nothing_moved_costs_nothing() -> None:
+    assert usd(egress(PUBLISHED, source="aws/us-east-2", provider="gcp", region="us-central1", gb=0)) == 0
+
+
+def test_a_negative_amount_is_refused() -> None:
+    with pytest.raises(ValueError, match="cannot be moved"):
+        graduated_usd(flat(Decimal("0.09")), Decimal(-1))
+
+
+@pytest.mark.parametrize("bounds", [[], [1], [0, 0], [0, 9, 5]])
+def test_tranches_begin_at_zero_and_ascend(bounds: list[int]) -> None:
+    with pytest.raises(ValueError, match="then ascending"):
+        Tariff(tranches=tuple(Tranche(from_gb=Decimal(b), usd_per_gb=Decimal(1)) for b in bounds))
+
+
+gigabytes = st.decimals(min_value=0, max_value=1_000_000, places=3)
+prices = st.decimals(min_value=0, max_value=1, places=4)
+
+
+@st.composite
+def tariffs(draw: st.DrawFn, last_bound: int = 500_000) -> Tariff:
+    bounds = [Decimal(0), *sorted(draw(st.sets(st.integers(1, last_bound).map(Decimal), max_size=5)))]
+    return Tariff(tranches=tuple(Tranche(from_gb=bound, usd_per_gb=draw(prices)) for bound in bounds))
+
+
+@given(tariffs(), gigabytes, gigabytes)
+def test_a_graduated_bill_is_continuous_and_never_falls(tariff: Tariff, first: Decimal, second: Decimal) -> None:
+    low, high = sorted((first, second))
+    dearest = max(tranche.usd_per_gb for tranche in tariff.tranches)
+
+    added = graduated_usd(tariff, high) - graduated_usd(tariff, low)
+
+    assert 0 <= added <= (high - low) * dearest
+
+
+@given(tariffs(last_bound=200), st.integers(0, 300))
+def test_a_graduated_bill_is_the_sum_of_its_gigabytes(tariff: Tariff, gb: int) -> None:
+    one_by_one = Decimal(0)
+    for sent in range(gb):
+        one_by_one += [tranche.usd_per_gb for tranche in tariff.tranches if tranche.from_gb <= sent][-1]
+
+    assert one_by_one == graduated_usd(tariff, Decimal(gb))
+
+
+def test_a_gigabyte_month_costs_its_list_price() -> None:
+    assert storage_usd(PUBLISHED, provider="aws", gb=1, hours=730) == Decimal("0.023")
+    assert storage_usd(PUBLISHED, provider="aws", gb=1000, hours=73) == Decimal("2.3")
+
+
+def test_storage_by_the_hour_adds_up_to_the_month() -> None:
+    hourly = storage_usd_per_gb_hour(PUBLISHED, "gcp")
+
+    assert isinstance(hourly, Decimal)
+    assert (hourly * 730).quantize(Decimal("0.000001")) == Decimal("0.02")
+
+
+def test_an_unknown_storage_price_is_never_free() -> None:
+    assert storage_usd(PUBLISHED, provider="lambda", gb=1, hours=1) == Unknown("no storage price is known for lambda")
+    assert storage_usd_per_gb_hour(PUBLISHED, "lambda") == Unknown("no storage price is known for lambda")

@@ -1,0 +1,436 @@
+"""What is decided in which state: a run's life goes through these tables."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+
+import pytest
+
+from launcher.core.events import (
+    AttemptEnded,
+    AttemptRefused,
+    AttemptReleased,
+    AttemptRequested,
+    AttemptStarted,
+    CheckpointCommitted,
+    EndRequested,
+    Event,
+    ProgressReported,
+    RunReopened,
+    StopRequested,
+    TrainingResumed,
+)
+from launcher.core.offers import Capacity
+from launcher.core.policy import (
+    Action,
+    AskToEnd,
+    Finish,
+    Judge,
+    Keep,
+    Launch,
+    Option,
+    Relaunch,
+    Release,
+    Rules,
+    Wait,
+    changeover_seconds,
+    closing_seconds,
+    decide,
+    slack_seconds,
+)
+from launcher.core.spec import RunSpec
+from tests.builders import a_placement, a_spec, a_state, a_submit, after, an_offer, an_option
+
+RULES = Rules()
+SPOT_A = an_option(a_placement(an_offer(zone="a"), usd_per_hour="6"))
+SPOT_B = an_option(a_placement(an_offer(zone="b"), usd_per_hour="7"))
+RESERVED = an_option(a_placement(an_offer(zone="a", capacity=Capacity.RESERVED), usd_per_hour="14"))
+ON_DEMAND = an_option(a_placement(an_offer(zone="a", capacity=Capacity.ON_DEMAND), usd_per_hour="20"))
+EVERYWHERE = (ON_DEMAND, SPOT_B, SPOT_A, RESERVED)
+WORK_SECONDS = 60 + 1000 * 10 + 5  # set-up, steps and a save of the default run, anywhere
+CLOSING_SECONDS = closing_seconds(RULES, 5, 0)
+
+
+def asked(option: Option = SPOT_A, *, attempt: int = 1, **fields: Any) -> AttemptRequested:
+    return AttemptRequested(attempt=attempt, placement=option.placement, why="cheapest", **fields)
+
+
+def a_life(outcome: str, *, attempt: int = 1, option: Option = SPOT_A, **fields: Any) -> list[Event]:
+    """An attempt from its request to its release."""
+    end = {"attempt": attempt, "outcome": outcome, "detail": outcome} | fields
+    return [
+        asked(option, attempt=attempt),
+        AttemptStarted(attempt=attempt, started_at=after(0)),
+        AttemptEnded.model_validate(end),
+        AttemptReleased(attempt=attempt),
+    ]
+
+
+def a_refusal(reason: str, *, attempt: int = 1, option: Option = SPOT_A) -> list[Event]:
+    refused = {"attempt": attempt, "reason": reason, "detail": "none"}
+    return [asked(option, attempt=attempt), AttemptRefused.model_validate(refused)]
+
+
+def training(option: Option = SPOT_A, **fields: Any) -> list[Event]:
+    """An attempt that is at work since second 0."""
+    return [asked(option, **fields), AttemptStarted(attempt=1, started_at=after(0)), TrainingResumed(attempt=1, step=0)]
+
+
+def decided(
+    *events: Event, at: float = 300, options: Sequence[Option] = EVERYWHERE, rules: Rules = RULES, **submit: Any
+) -> Action:
+    spec: RunSpec = submit.pop("spec", a_spec())
+    state = a_state(a_submit(spec, **submit), *events, every_seconds=1)
+    return decide(state, options, now=after(at), rules=rules)
+
+
+def a_deadline(slack: float, *, at: float = 300) -> dict[str, Any]:
+    """A deadline that leaves `slack` seconds at second `at` if nothing is committed."""
+    return {"deadline_at": after(at + WORK_SECONDS + slack)}
+
+
+def test_a_new_run_goes_to_the_cheapest_spot() -> None:
+    action = decided()
+
+    assert isinstance(action, Launch)
+    assert action.option == SPOT_A
+
+
+def test_restarts_and_reads_count_in_the_price_of_a_step() -> None:
+    busy = replace(SPOT_A, preemptions_per_hour=2.0, setup_seconds=600.0)
+    remote = replace(SPOT_A, preemptions_per_hour=2.0, egress_usd_per_read=Decimal(5))
+
+    for dearer in (busy, remote):
+        action = decided(options=[dearer, SPOT_B])
+        assert isinstance(action, Launch)
+        assert action.option == SPOT_B
+
+
+def test_a_slow_machine_is_dear() -> None:
+    action = decided(options=[replace(SPOT_A, step_seconds=13.0), SPOT_B])
+
+    assert isinstance(action, Launch)
+    assert action.option == SPOT_B
+
+
+def test_only_capacity_that_the_spec_names_is_used() -> None:
+    action = decided(spec=a_spec(mode=["on_demand"]))
+
+    assert isinstance(action, Launch)
+    assert action.option == ON_DEMAND
+
+
+def test_a_spot_run_without_a_fallback_in_its_mode_is_not_ended_for_one() -> None:
+    assert decided(*training(), spec=a_spec(mode=["spot"]), **a_deadline(-100)) == Keep()
+
+
+def test_a_fallback_that_cannot_be_paid_ends_nothing() -> None:
+    """Otherwise spot is ended for it, found to be all that can be paid, and launched again, and so on."""
+    poor = {"approved_usd": "1.00"}
+
+    assert decided(*training(), options=[SPOT_A, ON_DEMAND], **a_deadline(100), **poor) == Keep()
+
+
+WITHOUT_WAITING = replace(RULES, fallback_delay_seconds=600)
+
+
+@pytest.mark.parametrize(("spare", "option"), [(1, SPOT_A), (-1, RESERVED)], ids=["just enough", "too little"])
+def test_spot_is_launched_only_while_it_leaves_time_for_the_fallback(spare: float, option: Option) -> None:
+    useful = 60 + closing_seconds(WITHOUT_WAITING, 5, 10)
+    slack = changeover_seconds(WITHOUT_WAITING) + useful + spare
+
+    action = decided(rules=WITHOUT_WAITING, **a_deadline(slack))
+
+    assert isinstance(action, Launch)
+    assert action.option == option
+
+
+@pytest.mark.parametrize(("spare", "asked_to_end"), [(1, False), (-1, True)])
+def test_spot_is_asked_to_end_while_a_save_and_the_fallback_still_fit(spare: float, asked_to_end: bool) -> None:
+    slack = changeover_seconds(RULES) + CLOSING_SECONDS + spare
+
+    action = decided(*training(), **a_deadline(slack))
+
+    assert isinstance(action, AskToEnd) == asked_to_end
+    assert not asked_to_end or action.cause == "fallback"  # type: ignore[union-attr]
+
+
+def test_a_commit_gives_slack() -> None:
+    commit = CheckpointCommitted(attempt=1, step=500, name="step-500-a1", bytes=1, seconds=5, segment=2)
+
+    assert decided(*training(), commit, **a_deadline(0)) == Keep()
+
+
+@pytest.mark.parametrize("option", [RESERVED, ON_DEMAND])
+def test_capacity_that_stays_is_not_ended_for_the_deadline(option: Option) -> None:
+    assert decided(*training(option), **a_deadline(-1000)) == Keep()
+
+
+ENDING = EndRequested(attempt=1, cause="fallback", why="slack")
+
+
+@pytest.mark.parametrize(("spare", "killed"), [(1, False), (-1, True)])
+def test_a_save_is_not_waited_for_when_the_fallback_is_due(spare: float, killed: bool) -> None:
+    action = decided(*training(), ENDING, at=10, **a_deadline(changeover_seconds(RULES) + spare, at=10))
+
+    assert isinstance(action, Judge) == killed
+
+
+def test_a_save_is_waited_for_when_the_deadline_is_lost_anyway() -> None:
+    assert decided(*training(), ENDING, at=10, **a_deadline(-5000, at=10)) == Keep()
+
+
+def test_a_launch_that_hangs_is_given_up_when_the_fallback_is_due() -> None:
+    action = decided(asked(), at=300, **a_deadline(changeover_seconds(RULES)))
+
+    assert isinstance(action, Judge)
+    assert (action.outcome, action.cause) == ("stopped", "fallback")
+
+
+def test_back_off_ends_when_the_fallback_is_due() -> None:
+    idle = decided(*a_life("lost"), at=5, **a_deadline(changeover_seconds(RULES) + 12, at=5))
+    due = decided(*a_life("lost"), at=5, **a_deadline(changeover_seconds(RULES) - 1, at=5))
+
+    assert isinstance(idle, Wait)
+    assert idle.seconds == pytest.approx(12)
+    assert isinstance(due, Launch)
+    assert due.option == RESERVED
+
+
+def test_waiting_for_spot_ends_when_the_fallback_is_due() -> None:
+    short = a_spec(workload={"steps": 10, "step_seconds": {"H100": 10.0}})
+    deadline_at = after(100 + 60 + 10 * 10 + 5 + changeover_seconds(RULES) + 200)
+
+    action = decided(
+        *a_refusal("no_capacity"), options=[SPOT_A, ON_DEMAND], at=100, spec=short, deadline_at=deadline_at
+    )
+
+    assert isinstance(action, Wait)
+    assert action.seconds == pytest.approx(200)
+
+
+@pytest.mark.parametrize(("slack_hours", "waits"), [(30, True), (5, False)])
+def test_a_young_outage_is_waited_out_while_slack_is_plenty(slack_hours: float, waits: bool) -> None:
+    long = a_spec(steps=100_000)  # 278 hours: slack under 9 is little
+    deadline_at = after(100 + 60 + 100_000 * 10 + 5 + slack_hours * 3600)
+    lost = a_refusal("no_capacity") + a_refusal("no_capacity", attempt=2, option=SPOT_B)
+
+    action = decided(*lost, at=100, spec=long, deadline_at=deadline_at, approved_usd="10000")
+
+    assert isinstance(action, Wait) == waits
+
+
+def test_a_place_that_refused_is_left_for_a_while_and_asked_again() -> None:
+    soon = decided(*a_refusal("no_capacity"), at=300)
+    later = decided(*a_refusal("no_capacity"), at=300 + 1.2 * RULES.retry_seconds)
+
+    assert isinstance(soon, Launch)
+    assert isinstance(later, Launch)
+    assert (soon.option, later.option) == (SPOT_B, SPOT_A)
+
+
+def test_a_quota_is_asked_again_only_after_hours() -> None:
+    action = decided(*a_refusal("quota"), at=0.7 * RULES.quota_retry_seconds)
+
+    assert isinstance(action, Launch)
+    assert action.option == SPOT_B
+
+
+@pytest.mark.parametrize("outcome", ["preempted", "lost"])
+def test_a_place_that_took_a_machine_is_left_for_a_while(outcome: str) -> None:
+    action = decided(*a_life(outcome), at=300)
+
+    assert isinstance(action, Launch)
+    assert action.option == SPOT_B
+
+
+def test_an_intent_without_a_machine_is_launched_again() -> None:
+    assert decided(asked()) == Relaunch(attempt=1)
+
+
+def test_a_launch_that_shows_no_machine_is_given_up() -> None:
+    action = decided(asked(), at=1 + RULES.launch_seconds)
+
+    assert isinstance(action, Judge)
+    assert action.outcome == "lost"
+
+
+@pytest.mark.parametrize(
+    "events", [[asked()], [asked(), AttemptStarted(attempt=1, started_at=after(0))]], ids=["no machine", "no training"]
+)
+def test_a_stop_before_the_training_has_begun_saves_nothing(events: list[Event]) -> None:
+    action = decided(*events, StopRequested(by="ada"))
+
+    assert isinstance(action, Judge)
+    assert (action.outcome, action.cause) == ("stopped", "stop_requested")
+
+
+def test_a_stop_asks_the_training_to_end() -> None:
+    action = decided(*training(), StopRequested(by="ada"))
+
+    assert isinstance(action, AskToEnd)
+    assert action.cause == "stop_requested"
+
+
+@pytest.mark.parametrize(("waited", "killed"), [(299, False), (300, True)])
+def test_a_training_has_the_grace_time_to_end(waited: float, killed: bool) -> None:
+    action = decided(*training(), EndRequested(attempt=1, cause="stop_requested", why="ada"), at=4 + waited)
+
+    assert isinstance(action, Judge) == killed
+
+
+@pytest.mark.parametrize("outcome", ["completed", "preempted", "failed", "lost", "stopped"])
+def test_an_ended_attempt_is_released_before_anything_else(outcome: str) -> None:
+    assert decided(*a_life(outcome)[:-1], StopRequested(by="ada")) == Release(attempt=1)
+
+
+FINISHES: dict[str, tuple[list[Event], str]] = {
+    "completed": (a_life("completed", step=1000), "succeeded"),
+    "completed before the stop": ([*a_life("completed", step=1000), StopRequested(by="ada")], "succeeded"),
+    "failed": (a_life("failed"), "failed"),
+    "rejected": (a_refusal("rejected"), "failed"),
+    "stopped": ([*a_life("stopped"), StopRequested(by="ada")], "cancelled"),
+    "stopped by the trainer itself": (a_life("stopped", cause="stop_requested"), "cancelled"),
+    "at the cap": (a_life("stopped", cause="cap"), "out_of_budget"),
+    "stop before anything": ([StopRequested(by="ada")], "cancelled"),
+}
+
+
+@pytest.mark.parametrize(("events", "outcome"), FINISHES.values(), ids=FINISHES.keys())
+def test_a_run_ends_as_its_last_attempt_did(events: list[Event], outcome: str) -> None:
+    action = decided(*events)
+
+    assert isinstance(action, Finish)
+    assert action.outcome == outcome
+
+
+@pytest.mark.parametrize("events", [a_life("failed"), a_life("stopped", cause="cap"), a_refusal("rejected")])
+def test_a_reopened_run_is_not_ended_by_what_was_before(events: list[Event]) -> None:
+    action = decided(*events, RunReopened(approved_usd=Decimal(500), by="ada"), at=10_000)
+
+    assert isinstance(action, Launch)
+
+
+def lost_attempts(count: int, *, saved: bool = False) -> list[Event]:
+    events: list[Event] = []
+    for n in range(1, count + 1):
+        life = a_life("lost", attempt=n)
+        if saved:
+            life.insert(2, CheckpointCommitted(attempt=n, step=n, name=f"step-{n}-a{n}", bytes=1, seconds=5, segment=2))
+        events += life
+    return events
+
+
+def test_attempts_in_a_row_that_saved_nothing_end_the_run() -> None:
+    enough = RULES.max_fruitless_attempts
+
+    assert isinstance(decided(*lost_attempts(enough), at=10**5), Finish)
+    assert not isinstance(decided(*lost_attempts(enough - 1), at=10**5), Finish)
+    assert not isinstance(decided(*lost_attempts(enough, saved=True), at=10**5), Finish)
+
+
+def test_a_refusal_in_between_does_not_make_attempts_fruitful() -> None:
+    events = lost_attempts(5)
+    events += [*a_refusal("no_capacity", attempt=6), *a_life("lost", attempt=7)]
+
+    assert isinstance(decided(*events, at=10**5), Finish)
+
+
+def test_a_preemption_makes_nobody_guilty() -> None:
+    events: list[Event] = []
+    for n in range(1, 12):
+        events += a_life("preempted", attempt=n)
+
+    assert isinstance(decided(*events, at=10**5), Launch)
+
+
+def test_back_off_doubles_and_differs_between_runs_but_not_between_looks() -> None:
+    pauses = []
+    for count in range(1, 5):
+        action = decided(*lost_attempts(count), at=4 * count)
+        assert action == decided(*lost_attempts(count), at=4 * count)
+        assert isinstance(action, Wait)
+        pauses.append(action.seconds)
+    state = a_state(a_submit(), *lost_attempts(4), every_seconds=1)
+    other = decide(replace(state, run_id="whisper-20260105-cd34"), EVERYWHERE, now=after(16), rules=RULES)
+
+    for pause, plain in zip(pauses, (30, 60, 120, 240), strict=True):
+        assert 0.8 * plain <= pause <= 1.2 * plain
+    assert isinstance(other, Wait)
+    assert other.seconds != pauses[-1]
+
+
+def spent_to(left_usd: float, *, usd_per_hour: float = 6.0, approved: float = 10.0) -> float:
+    """The second at which a machine that runs since second 0 has left `left_usd` of the approved amount."""
+    return (approved - left_usd) / usd_per_hour * 3600
+
+
+@pytest.mark.parametrize(("spare", "asked_to_end"), [(0.001, False), (-0.001, True)])
+def test_a_training_is_asked_to_end_while_its_last_save_can_be_paid(spare: float, asked_to_end: bool) -> None:
+    at = spent_to(6.0 * CLOSING_SECONDS / 3600 + spare)
+
+    action = decided(*training(), at=at, approved_usd="10")
+
+    assert isinstance(action, AskToEnd) == asked_to_end
+    assert not asked_to_end or action.cause == "cap"  # type: ignore[union-attr]
+
+
+@pytest.mark.parametrize(("spare", "killed"), [(0.001, False), (-0.001, True)])
+def test_a_save_is_not_waited_for_when_the_next_look_cannot_be_paid(spare: float, killed: bool) -> None:
+    at = spent_to(6.0 * (RULES.poll_seconds + RULES.release_seconds) / 3600 + spare)
+    rules = replace(RULES, grace_seconds=10**6)
+
+    action = decided(
+        *training(), EndRequested(attempt=1, cause="cap", why="spent"), at=at, approved_usd="10", rules=rules
+    )
+
+    assert isinstance(action, Judge) == killed
+
+
+def test_data_read_since_the_last_report_is_paid_for_too() -> None:
+    """$200 of egress in 10,000 s: what the 5 minutes since the report have read is not in the bill yet."""
+    far = a_spec(data={"uri": "s3://data", "region": "aws/eu-west-1", "size": "500 GB", "reads": 4})
+    heard = ProgressReported(attempt=1, step=0, segment=2)
+    events = [*training(egress_usd_per_read=Decimal(50)), heard]
+
+    assert decided(*events, at=290, spec=far, approved_usd="9") == Keep()
+    assert isinstance(decided(*events, at=290, spec=far, approved_usd="6"), AskToEnd)
+
+
+def test_nothing_is_launched_that_could_not_do_useful_work() -> None:
+    useful_usd = 6.0 * (60 + closing_seconds(RULES, 5, 10)) / 3600
+
+    enough = decided(options=[SPOT_A], approved_usd=f"{useful_usd + 0.001:.4f}")
+    less = decided(options=[SPOT_A], approved_usd=f"{useful_usd - 0.001:.4f}")
+
+    assert isinstance(enough, Launch)
+    assert isinstance(less, Finish)
+    assert less.outcome == "out_of_budget"
+
+
+def test_reading_the_data_must_be_affordable_too() -> None:
+    action = decided(options=[replace(SPOT_A, egress_usd_per_read=Decimal(200)), SPOT_B])
+
+    assert isinstance(action, Launch)
+    assert action.option == SPOT_B
+
+
+def test_a_market_without_offers_is_asked_again_later() -> None:
+    action = decided(options=[])
+
+    assert isinstance(action, Wait)
+    assert action.seconds == RULES.retry_seconds
+
+
+def test_slack_counts_from_the_last_commit_to_the_fastest_fallback() -> None:
+    commit = CheckpointCommitted(attempt=1, step=400, name="step-400-a1", bytes=1, seconds=5, segment=2)
+    fast = replace(ON_DEMAND, step_seconds=5.0)
+    state = a_state(a_submit(deadline_at=after(10_000)), *training(), commit)
+
+    assert slack_seconds(state, [SPOT_A, ON_DEMAND, fast], after(1000)) == 9000 - (60 + 600 * 5 + 5)
+    assert slack_seconds(state, [SPOT_A], after(1000)) == float("inf")
+    assert slack_seconds(state, [ON_DEMAND], after(1000) + timedelta(hours=3)) < 0

@@ -1,0 +1,28 @@
+"""Hooks for a training script: exact resume, preemption notices, a journal and the cost of every step.
+
+    from trainer_hooks import Session
+
+Importing this package is cheap: torch and fsspec are imported when a `Session` is made.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from trainer_hooks.errors import CheckpointMismatch, CheckpointsDamaged, HooksError, NotLoadable, SavingFailed
+    from trainer_hooks.session import Session
+
+__all__ = ["CheckpointMismatch", "CheckpointsDamaged", "HooksError", "NotLoadable", "SavingFailed", "Session"]
+
+
+def __getattr__(name: str) -> object:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    if name == "Session":
+        from trainer_hooks.session import Session
+
+        return Session
+    from trainer_hooks import errors
+
+    return getattr(errors, name)

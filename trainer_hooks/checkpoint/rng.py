@@ -1,0 +1,78 @@
+"""The random state of a process, in types that `torch.load(weights_only=True)` reads back.
+
+{"python": [version, [ints], gauss], "numpy": [name, key, pos, has_gauss, gauss] | None,
+ "torch": tensor, "cuda": [tensor per device] | None, "generators": {where in the loader: tensor}}
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+_GENERATORS = ("generator", "sampler.generator", "batch_sampler.generator", "batch_sampler.sampler.generator")
+
+
+def capture(loader: object = None) -> dict[str, Any]:
+    """The state of every generator that a training step usually draws from, the loader's own among them."""
+    import torch
+
+    version, internal, gauss = random.getstate()
+    return {
+        "python": [version, list(internal), gauss],
+        "numpy": _capture_numpy(),
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None,  # type: ignore[no-untyped-call]  # torch
+        "generators": {where: generator.get_state() for where, generator in _generators(loader).items()},
+    }
+
+
+def restore(state: Mapping[str, Any], loader: object = None) -> None:
+    """Set every generator that `capture` saw and that is here, too."""
+    import torch
+
+    version, internal, gauss = state["python"]
+    random.setstate((version, tuple(internal), gauss))
+    _restore_numpy(state["numpy"])
+    torch.set_rng_state(state["torch"])
+    for device, device_state in enumerate(state["cuda"] or ()):
+        if device < torch.cuda.device_count():
+            torch.cuda.set_rng_state(device_state, device)
+    for where, generator in _generators(loader).items():
+        if where in state["generators"]:
+            generator.set_state(state["generators"][where])
+
+
+def _capture_numpy() -> list[Any] | None:
+    numpy = sys.modules.get("numpy")
+    if numpy is None:
+        return None
+    name, key, pos, has_gauss, gauss = numpy.random.get_state()
+    return [str(name), [int(word) for word in key], int(pos), int(has_gauss), float(gauss)]
+
+
+def _restore_numpy(state: list[Any] | None) -> None:
+    if state is None:
+        return
+    import numpy
+
+    name, key, pos, has_gauss, gauss = state
+    numpy.random.set_state((name, numpy.array(key, dtype=numpy.uint32), pos, has_gauss, gauss))
+
+
+def _generators(loader: object) -> dict[str, torch.Generator]:
+    """The generators that a DataLoader and its samplers were given, by where they are."""
+    import torch
+
+    found = {where: _attribute(loader, where) for where in _GENERATORS}
+    return {where: value for where, value in found.items() if isinstance(value, torch.Generator)}
+
+
+def _attribute(subject: object, path: str) -> object:
+    for name in path.split("."):
+        subject = getattr(subject, name, None)
+    return subject

@@ -1,0 +1,224 @@
+"""The contract between launcher and trainer: environment, run folder, journal records, exit codes.
+
+Standard library only: both sides import it, and neither imports the other. Layout of a run folder
+(any fsspec URI, `LAUNCH_RUN_URI`):
+
+    journal/<attempt>/<segment>.jsonl       immutable objects, only added, written by rank 0
+    checkpoints/step-<N>-a<attempt>/        its `manifest.json` is written last
+    control/stop, control/checkpoint        appear when the launcher wants a graceful end, or a save now
+
+Readers ignore kinds, fields and files they do not know, so either side may be the newer one.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field, fields
+from datetime import UTC, datetime
+from decimal import Decimal, InvalidOperation
+from typing import Literal, TypeVar
+
+N = TypeVar("N")
+A = TypeVar("A")
+
+VERSION = 1
+
+EXIT_DONE = 0
+EXIT_RESCHEDULE = 75
+"""EX_TEMPFAIL of sysexits.h: everything is saved, start me again."""
+
+CAP_SECONDS = 15.0
+"""Of its own time, that a trainer keeps in hand before its cap, beside a save: a step, the exit, the next poll."""
+
+MANIFEST = "manifest.json"
+NOTICE_SOURCES = ("ec2", "gce", "azure", "signal", "file")
+AUTO = "auto"
+
+EndReason = Literal["completed", "preempted", "stopped", "out_of_budget", "failed"]
+
+
+class ProtocolError(ValueError):
+    """A `LAUNCH_*` variable does not say what the contract wants."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contract:
+    """What the launcher tells one attempt, carried by `LAUNCH_*` variables."""
+
+    run_id: str
+    attempt: int
+    run_uri: str
+    checkpoint_every_steps: int | Literal["auto"] = "auto"
+    checkpoint_keep: int = 2
+    notice: tuple[str, ...] = ("signal",)
+    notice_seconds: float | None = None
+    price_usd_per_hour: Decimal | None = None  # the whole placement, all nodes
+    spent_usd: Decimal = Decimal(0)  # by the run, before this attempt
+    cap_usd: Decimal | None = None
+
+    def to_environment(self) -> dict[str, str]:
+        """The variables that carry this contract; what is `None` is left out."""
+        values: dict[str, object] = {
+            "LAUNCH_PROTOCOL": VERSION,
+            "LAUNCH_RUN_ID": self.run_id,
+            "LAUNCH_ATTEMPT": self.attempt,
+            "LAUNCH_RUN_URI": self.run_uri,
+            "LAUNCH_CHECKPOINT_EVERY_STEPS": self.checkpoint_every_steps,
+            "LAUNCH_CHECKPOINT_KEEP": self.checkpoint_keep,
+            "LAUNCH_NOTICE": ",".join(self.notice),
+            "LAUNCH_NOTICE_SECONDS": self.notice_seconds,
+            "LAUNCH_PRICE_USD_PER_HOUR": self.price_usd_per_hour,
+            "LAUNCH_SPENT_USD": self.spent_usd,
+            "LAUNCH_CAP_USD": self.cap_usd,
+        }
+        return {name: str(value) for name, value in values.items() if value is not None}
+
+    @classmethod
+    def from_environment(cls, environ: Mapping[str, str]) -> Contract | None:
+        """The contract in `environ`, or `None` where no launcher started this process.
+
+        Raises: ProtocolError: a variable is malformed, or the launcher speaks an unknown version.
+        """
+        if "LAUNCH_PROTOCOL" not in environ:
+            return None
+        version = _number(environ, "LAUNCH_PROTOCOL", int)
+        if version != VERSION:
+            raise ProtocolError(
+                f"LAUNCH_PROTOCOL is {version}; these hooks speak {VERSION}: "
+                "install the trainer_hooks that came with the launcher"
+            )
+        every = environ.get("LAUNCH_CHECKPOINT_EVERY_STEPS", AUTO)
+        notice = tuple(filter(None, environ.get("LAUNCH_NOTICE", "signal").split(",")))
+        return cls(
+            run_id=_text(environ, "LAUNCH_RUN_ID"),
+            attempt=_number(environ, "LAUNCH_ATTEMPT", int),
+            run_uri=_text(environ, "LAUNCH_RUN_URI"),
+            checkpoint_every_steps="auto" if every == AUTO else _number(environ, "LAUNCH_CHECKPOINT_EVERY_STEPS", int),
+            checkpoint_keep=_number_or(environ, "LAUNCH_CHECKPOINT_KEEP", int, 2),
+            notice=notice,
+            notice_seconds=_number_or(environ, "LAUNCH_NOTICE_SECONDS", float, None),
+            price_usd_per_hour=_number_or(environ, "LAUNCH_PRICE_USD_PER_HOUR", Decimal, None),
+            spent_usd=_number_or(environ, "LAUNCH_SPENT_USD", Decimal, Decimal(0)),
+            cap_usd=_number_or(environ, "LAUNCH_CAP_USD", Decimal, None),
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Started:
+    """The trainer is up; `step` is where it goes on (0: from the beginning)."""
+
+    step: int
+    resumed_from: str | None = None  # the checkpoint's name
+    lost_steps: int = 0  # steps that damaged newer checkpoints held
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """Heartbeat: `step` steps are finished. At most one every 15 s."""
+
+    step: int
+    step_seconds: float | None = None  # mean of this attempt, saves left out
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Committed:
+    """A checkpoint's manifest is durable."""
+
+    step: int
+    name: str
+    bytes: int
+    seconds: float  # that the training stood still
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Notice:
+    """A preemption was announced; `seconds_left` as the source stated it, if it did."""
+
+    source: str
+    seconds_left: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ended:
+    """The last record of an attempt: why the training stopped, and at which step."""
+
+    reason: EndReason
+    step: int
+    step_seconds: float | None = None
+    metrics: Mapping[str, float] = field(default_factory=dict)
+
+
+Record = Started | Step | Committed | Notice | Ended
+
+_KINDS: dict[str, type[Record]] = {
+    "started": Started,
+    "step": Step,
+    "committed": Committed,
+    "notice": Notice,
+    "ended": Ended,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+def encode(record: Record, *, at: datetime) -> str:
+    """One line of a journal segment, without its newline."""
+    head = {"v": VERSION, "at": at.astimezone(UTC).isoformat(), "kind": _NAMES[type(record)]}
+    return json.dumps(head | asdict(record), separators=(",", ":"))
+
+
+def decode(line: str) -> tuple[datetime, Record] | None:
+    """The record of one line and its instant; `None` for what this version does not know or cannot read."""
+    try:
+        raw = json.loads(line)
+        kind = _KINDS[raw["kind"]]
+        at = datetime.fromisoformat(raw["at"]).astimezone(UTC)
+        known = {f.name: raw[f.name] for f in fields(kind) if f.name in raw}
+        return at, kind(**known)
+    except (KeyError, TypeError, ValueError):
+        return None
+
+
+def journal_folder(attempt: int) -> str:
+    return f"journal/{attempt:03d}"
+
+
+def segment_name(segment: int) -> str:
+    return f"{segment:08d}.jsonl"
+
+
+def checkpoint_name(step: int, attempt: int) -> str:
+    return f"step-{step}-a{attempt}"
+
+
+def parse_checkpoint_name(name: str) -> tuple[int, int] | None:
+    """`(step, attempt)` of a checkpoint folder's name, `None` for any other name."""
+    match = re.fullmatch(r"step-(\d{1,18})-a(\d{1,9})", name)
+    return (int(match[1]), int(match[2])) if match else None
+
+
+CHECKPOINTS = "checkpoints"
+CONTROL_STOP = "control/stop"
+CONTROL_CHECKPOINT = "control/checkpoint"
+
+
+def _text(environ: Mapping[str, str], name: str) -> str:
+    value = environ.get(name, "")
+    if not value:
+        raise ProtocolError(f"{name} is missing; the launcher sets it together with LAUNCH_PROTOCOL")
+    return value
+
+
+def _number(environ: Mapping[str, str], name: str, kind: Callable[[str], N]) -> N:
+    try:
+        return kind(_text(environ, name))
+    except (ValueError, InvalidOperation) as error:
+        if isinstance(error, ProtocolError):
+            raise
+        raise ProtocolError(f"{name} is {environ[name]!r}; a number is wanted") from error
+
+
+def _number_or(environ: Mapping[str, str], name: str, kind: Callable[[str], N], absent: A) -> N | A:
+    return _number(environ, name, kind) if name in environ else absent

@@ -1,0 +1,373 @@
+"""The session: what a training script sees of the hooks.
+
+    session = Session(model=model, optimizer=optimizer, scheduler=scheduler)   # restores what was committed
+    for batch in session(loader, steps=18_000):                                # saves, and leaves on a notice
+        ...
+
+Every `next()` of that iterator is a safe point: the step before is finished, so counting, saving, notices,
+requests of the launcher and the cap are all dealt with there, and the loop's body needs nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from types import TracebackType
+from typing import Any, NoReturn, Self
+
+from trainer_hooks.attention import Attention, Verdict
+from trainer_hooks.checkpoint import rng, snapshot
+from trainer_hooks.checkpoint.saver import MAX_FAILURES_IN_ROW, Saver
+from trainer_hooks.checkpoint.store import Loaded, Owner, Store, attempts
+from trainer_hooks.ending import Ending
+from trainer_hooks.errors import SavingFailed, Superseded
+from trainer_hooks.journal import Journal
+from trainer_hooks.loop import (
+    Batches,
+    Cursor,
+    Limits,
+    Pace,
+    Place,
+    calm_workers,
+    limits,
+    place_of_rank,
+    warn_of_persistent_workers,
+)
+from trainer_hooks.meter import Meter, process_started, say
+from trainer_hooks.notice.listener import Heard
+from trainer_hooks.protocol import EXIT_RESCHEDULE, EndReason, Notice, Started
+from trainer_hooks.ranks import Agreement, Ranks, find_ranks, steps_until_agreement
+from trainer_hooks.reporter import Reporter
+from trainer_hooks.schedule import Every, is_due
+from trainer_hooks.settings import Settings, resolve
+from trainer_hooks.storage import Storage, open_storage
+
+
+class Session:
+    """One attempt of a training, restored from the newest checkpoint when it is made.
+
+    Keywords name what belongs to the training's state: anything with `state_dict` and `load_state_dict`.
+    `step` counts finished steps of all attempts, `resumed_from` is the checkpoint's name or `None`.
+    In a process group, make it after `init_process_group`, on every rank alike; rank 0 writes.
+
+    Raises: CheckpointsDamaged: there are checkpoints, and none verifies. CheckpointMismatch: the newest is of
+    other objects. ProtocolError: a `LAUNCH_*` variable is malformed. ValueError, TypeError: an argument is.
+    """
+
+    step = 0
+    resumed_from: str | None = None
+
+    def __init__(
+        self,
+        *,
+        run_uri: str | None = None,
+        checkpoint_every_steps: Every | None = None,
+        keep: int | None = None,
+        **objects: Any,
+    ) -> None:
+        self._objects = snapshot.stateful(objects)
+        self._settings = resolve(os.environ, run_uri=run_uri, every=checkpoint_every_steps, keep=keep)
+        self._ranks = find_ranks(os.environ)
+        storage = open_storage(self._settings.run_uri)
+        self._attempt = _attempt(self._settings, storage, self._ranks)
+        journal = Journal(storage if self._ranks.is_first else None, attempt=self._attempt)
+        journal.claim()
+        store = Store(storage, owner=self._owner(), keep=self._settings.keep)
+        self._saver = Saver(store, journal, attempt=self._attempt)
+        self._meter = Meter(self._settings.price, started=process_started())
+        self._reporter = Reporter(journal, self._meter, is_shown=self._ranks.is_first)
+        self._pace = Pace()
+        self._cursor = Cursor()
+        self._loops = 0  # calls of `session(…)` so far
+        self._loader: Any = None  # the last one that was iterated
+        self._batches: Batches | None = None  # of the epoch that is running
+        self._resumed_place: Place | None = None  # not yet taken up by a loop
+        self._is_running = False  # a loop is: only its next() is a safe point
+        self._has_ended = False
+        self._restore(store, journal)
+        self._saved_at_step = self.step
+        self._agreement = Agreement(self._ranks)
+        self._stop_at = self._meter.stop_at(save_seconds=0.0)
+        self._attention = self._listen(storage, journal)
+        self._ending = Ending(self._end)
+        self._ending.watch()
+
+    def __call__(self, loader: Any, *, steps: int | None = None, epochs: int | None = None) -> Iterator[Any]:
+        """Batches of `loader` for `steps` steps, or `epochs` epochs, or one pass; those done before are left out.
+
+        Several loops in one script are counted, in the order of these calls; finished ones are skipped.
+        Raises, while iterated: SystemExit(75): saved, start me again. SavingFailed, NotLoadable, CheckpointMismatch.
+        """
+        bounds = limits(steps, epochs)
+        index, self._loops = self._loops, self._loops + 1
+        return self._loop(loader, index, bounds)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, value: BaseException | None, at: TracebackType | None) -> None:
+        self._close(value)
+
+    def resume(self) -> int:
+        """For a loop without an iterator: how many steps are finished. Sets the random state of that moment again."""
+        if self._resumed_place is not None:
+            rng.restore(self._resumed_place.now)
+        self._pace.rest()
+        return self.step
+
+    def after_step(self, step: int) -> None:
+        """For a loop without an iterator: `step` steps are finished, so the first call says 1. A safe point.
+
+        Raises: ValueError: that is not more than before. What iterating raises.
+        """
+        if step <= self.step:
+            raise ValueError(
+                f"after_step({step}) after {self.step} finished steps; give how many are finished now, "
+                f"counted from 1: for step in range(session.resume(), n): …; session.after_step(step + 1)"
+            )
+        self._count(step)
+
+    def save(self) -> None:
+        """Commit a checkpoint: now, or, inside a loop over `session(…)`, at its next safe point.
+
+        One checkpoint is kept per step: a second one of the same step is not written. All ranks call it alike.
+        """
+        if self._is_running:
+            self._attention.ask_for_save()
+        else:
+            self._save()
+
+    def log(self, **values: Any) -> None:
+        """Numbers of the newest step (scalar tensors, too) for the launcher's reports; read every 15 s or so."""
+        self._reporter.log(values)
+
+    def outcome(self, name: str, value: float) -> None:
+        """A result of the training, reported with its end, and kept over preemptions."""
+        self._reporter.outcomes[name] = float(value)
+
+    def close(self) -> None:
+        """The training is over (failed, when called on the way of an exception). May be repeated."""
+        self._close(sys.exc_info()[1])
+
+    def _close(self, error: BaseException | None) -> None:
+        is_clean = error is None or (isinstance(error, SystemExit) and error.code in (None, 0))
+        if is_clean and not self._has_ended and self._loops == 0 and self.step > self._saved_at_step:
+            self._save(surely=True)
+        self._end("completed" if is_clean else "failed")
+        self._attention.release_signals()
+
+    def _loop(self, loader: Any, index: int, bounds: Limits) -> Iterator[Any]:
+        if index < self._cursor.loop:
+            self._skip(loader, index)
+            return
+        if not self._cursor.is_inside:
+            self._cursor = Cursor(loop=index, is_inside=True, passes=self._cursor.passes)
+            self._resumed_place = None  # what came between the loops has been done again
+        if self._attention.takes_signals:
+            calm_workers(loader)
+        left = None if bounds.steps is None else bounds.steps - self._cursor.loop_steps
+        self._reporter.open(step=self.step, total_steps=None if left is None else self.step + left)
+        self._loader, self._is_running = loader, True
+        try:
+            self._attend(time.monotonic())
+            while not bounds.are_reached(self._cursor):
+                yield from self._epoch(loader, bounds)
+        finally:  # a `break` ends a loop, too
+            passes = self._cursor.passes + (self._cursor.batch > 0)
+            self._cursor = Cursor(loop=index + 1, passes=passes)
+            self._batches, self._resumed_place, self._is_running = None, None, False
+        self._save(surely=True)
+        self._reporter.close(self.step, self._pace.step_seconds)
+
+    def _skip(self, loader: Any, index: int) -> None:
+        """A loop that an earlier attempt finished; after the last of them, the random state is as it was then."""
+        is_last = index == self._cursor.loop - 1 and not self._cursor.is_inside
+        if is_last and self._resumed_place is not None:
+            rng.restore(self._resumed_place.now, loader)
+            self._loader, self._resumed_place = loader, None
+
+    def _epoch(self, loader: Any, bounds: Limits) -> Iterator[Any]:
+        cursor = self._cursor
+        warn_of_persistent_workers(loader, cursor, self._resumed_place)
+        batches = Batches(loader, cursor, self._resumed_place)
+        self._batches, self._resumed_place = batches, None
+        self._pace.rest()
+        for batch in batches:
+            yield batch
+            # The safe point comes before the fetch of the next batch, which draws random numbers.
+            cursor.batch += 1
+            cursor.loop_steps += 1
+            is_last = bounds.is_last_step(cursor)
+            self._count(self.step + 1, is_last=is_last)
+            if is_last:
+                return
+        if cursor.batch == 0 and bounds.steps is not None:
+            raise ValueError(f"the loader has no batches; it would never come to {bounds.steps} steps")
+        cursor.epoch, cursor.batch, cursor.passes = cursor.epoch + 1, 0, cursor.passes + 1
+        self._batches = None
+
+    def _count(self, step: int, *, is_last: bool = False) -> None:
+        """A safe point. Where nothing is due, it is a look at the clock and at a flag."""
+        now = time.monotonic()
+        self.step = step
+        self._pace.tick(now)
+        if now >= self._reporter.due_at:
+            self._reporter.report(step, self._pace.step_seconds, now)
+        if not is_last:  # the loop is complete and saves at its end: a notice need not cut off what follows it
+            self._attend(now)
+
+    def _attend(self, now: float) -> None:
+        verdict = self._verdict(now)
+        if self._ranks.can_agree:
+            verdict = Verdict(self._agreement.reach(verdict, step=self.step, steps_to_next=self._steps_to_next()))
+        if verdict is Verdict.GO_ON:
+            return
+        is_untouched = self._resumed_place is not None and self.resumed_from is not None
+        if not is_untouched:
+            self._save()
+        if verdict.end is not None:
+            self._leave(f"{_WHY[verdict.end]}; step {self.step:,}", verdict.end)
+        self._demand_saves()
+
+    def _verdict(self, now: float) -> Verdict:
+        urgent = self._attention.take()
+        if urgent > Verdict.SAVE or not self._ranks.is_first:
+            return urgent
+        if now >= self._stop_at:
+            return Verdict.OUT_OF_BUDGET
+        return Verdict.SAVE if urgent is Verdict.SAVE or self._is_save_due() else Verdict.GO_ON
+
+    def _is_save_due(self) -> bool:
+        return is_due(
+            self._settings.every,
+            steps=self.step - self._saved_at_step,
+            step_seconds=self._pace.step_seconds or 0.0,
+            save_seconds=self._saver.seconds,
+        )
+
+    def _steps_to_next(self) -> int:
+        """Until the ranks agree again: about a second, and not beyond the next save that is due."""
+        every, steps = self._settings.every, steps_until_agreement(self._pace.step_seconds)
+        return steps if every == "auto" else max(1, min(steps, every - (self.step - self._saved_at_step)))
+
+    def _save(self, *, surely: bool = False) -> None:
+        """A collective: every rank gives its place, the first one writes, and all hear how it went.
+
+        `surely`: what is not saved now is lost, so a failure is not left to a next time.
+        """
+        places = self._ranks.gather((self._resumed_place or self._place()).to_plain())
+        tries = MAX_FAILURES_IN_ROW if surely else 1
+        superseded = self._ranks.broadcast(self._commit(places, tries) if self._ranks.is_first else "")
+        self._saved_at_step = self.step
+        self._stop_at = self._meter.stop_at(self._saver.seconds or 0.0)
+        self._pace.rest()
+        if superseded:
+            self._has_ended = True  # and the newer attempt has the word
+            self._ending.forget()
+            self._attention.stop()
+            self._leave(f"{superseded}; nothing was saved")
+        if surely:
+            self._demand_saves()
+
+    def _commit(self, places: list[Any], tries: int) -> str:
+        """Why this attempt must not write any more; empty where it may. A failure is counted by the saver."""
+        spent_usd = self._meter.spent_usd(time.monotonic())
+        cursor = self._cursor.to_json() | {
+            "spent_usd": None if spent_usd is None else str(spent_usd),
+            "outcomes": self._reporter.outcomes,
+        }
+        try:
+            for _ in range(tries):
+                self._saver.save(
+                    self.step, lambda: snapshot.capture(self._objects) | {snapshot.RANKS: places}, cursor=cursor
+                )
+                if not self._saver.failures_in_row:
+                    break
+        except Superseded as superseded:
+            return str(superseded)
+        return ""
+
+    def _demand_saves(self) -> None:
+        if self._saver.failures_in_row >= MAX_FAILURES_IN_ROW:
+            self._end("failed")
+            raise SavingFailed(
+                f"{self._saver.failures_in_row} saves in a row failed, the last at step {self.step:,} "
+                f"({self._saver.last_failure}). Free space in {self._settings.run_uri} or make it writable, then "
+                "start again: the training goes on from the last checkpoint that was written"
+            )
+
+    def _owner(self) -> Owner:
+        return Owner(run_id=self._settings.run_id, attempt=self._attempt, world_size=self._ranks.world_size)
+
+    def _place(self) -> Place:
+        return self._batches.place() if self._batches is not None else Place(rng.capture(self._loader), None, None)
+
+    def _restore(self, store: Store, journal: Journal) -> None:
+        loaded = self._load(store)
+        if loaded is None:
+            journal.append(Started(step=0))
+            return
+        if self._ranks.is_first:
+            _tell_of_resume(loaded)
+        snapshot.apply(self._objects, loaded.components, checkpoint=loaded.name)
+        self.step, self.resumed_from = loaded.manifest.step, loaded.name
+        self._cursor = Cursor.from_json(loaded.manifest.cursor)
+        self._reporter.outcomes.update(loaded.manifest.cursor.get("outcomes", {}))
+        self._resumed_place = place_of_rank(loaded.components.get(snapshot.RANKS), self._ranks)
+        rng.restore(self._resumed_place.now)
+        journal.append(Started(step=self.step, resumed_from=loaded.name, lost_steps=loaded.lost_steps))
+
+    def _load(self, store: Store) -> Loaded | None:
+        """The same checkpoint on every rank: the first one chooses."""
+        loaded = store.load_newest() if self._ranks.is_first or not self._ranks.can_agree else None
+        name = self._ranks.broadcast(loaded.name if loaded else None)
+        return loaded if loaded or name is None else store.load(name)
+
+    def _listen(self, storage: Storage, journal: Journal) -> Attention:
+        def on_notice(heard: Heard) -> None:
+            left = "" if heard.seconds_left is None else f", {heard.seconds_left:.0f} s left"
+            say(f"spotlaunch: preemption notice ({heard.source}{left}); saving at the next step")
+            journal.append(Notice(source=heard.source, seconds_left=heard.seconds_left))
+
+        attention = Attention(self._settings, environ=os.environ, on_notice=on_notice)
+        attention.start(storage if self._ranks.is_first else None, attempt=self._attempt)
+        return attention
+
+    def _leave(self, why: str, reason: EndReason | None = None) -> NoReturn:
+        if self._ranks.is_first:
+            say(f"spotlaunch: {why}; exit {EXIT_RESCHEDULE}")
+        if reason is not None:
+            self._end(reason)
+        raise SystemExit(EXIT_RESCHEDULE)
+
+    def _end(self, reason: EndReason) -> None:
+        """The attempt's last record; the first one counts."""
+        if self._has_ended:
+            return
+        self._has_ended = True
+        self._ending.forget()
+        self._attention.stop()
+        self._reporter.end(reason, self.step, self._pace.step_seconds)
+
+
+_WHY: Mapping[EndReason, str] = {
+    "preempted": "saved before the preemption",
+    "stopped": "saved and stopped as asked",
+    "out_of_budget": "saved and stopped at the cap",
+}
+
+
+def _attempt(settings: Settings, storage: Storage, ranks: Ranks) -> int:
+    if settings.attempt is not None:
+        return settings.attempt
+    highest = max(attempts(storage), default=0) if ranks.is_first or not ranks.can_agree else 0
+    return int(ranks.broadcast(highest + 1))
+
+
+def _tell_of_resume(loaded: Loaded) -> None:
+    for one in loaded.skipped:
+        lost = max(0, one.step - loaded.manifest.step)
+        say(f"spotlaunch: WARNING: checkpoint {one.name} is damaged and was skipped, {lost:,} steps lost: {one.why}")
+    say(f"spotlaunch: resumed from {loaded.name}")
