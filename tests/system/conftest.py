@@ -85,7 +85,10 @@ class Lab:
         raise AssertionError(f"still {json.dumps(run, indent=1)}\n{log}\n{self.output(run_id)}")
 
     def finished(self, run_id: str) -> dict[str, Any]:
-        return self.until(run_id, lambda run: run["outcome"] and not run["supervised"])
+        """The run's last state, once its supervisor is gone: it gives the lock back a moment before it ends."""
+        run = self.until(run_id, lambda run: run["outcome"] and not run["supervised"])
+        psutil.wait_procs(self.supervisors(run_id), timeout=PATIENCE_SECONDS)
+        return run
 
     def output(self, run_id: str) -> str:
         return self.launch("logs", run_id).stdout
