@@ -1,16 +1,28 @@
-"""Run every benchmark and print its table; paste what matters into RESULTS.md with the machine's name and the date."""
+"""Print the tables of a benchmark; paste what matters into RESULTS.md with the machine's name and the date.
+
+python -m benchmarks                  start-up and hooks, a minute
+python -m benchmarks checkpoint …     saves beside other libraries; minutes for each size (--help)
+"""
 
 from __future__ import annotations
 
+import os
 import platform
 import sys
 
-from benchmarks import hooks, startup
+from benchmarks import checkpoint, hooks, startup
 
-if __name__ == "__main__":
-    print(f"{platform.processor() or platform.machine()}, Python {platform.python_version()}\n")
+
+def main(arguments: list[str]) -> None:
+    print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
+    if arguments[:1] == ["checkpoint"]:
+        checkpoint.main(arguments[1:])
+        return
     for benchmark in (startup, hooks):
         print(f"## {benchmark.__name__.removeprefix('benchmarks.')}\n")
         benchmark.main()
         print()
-    sys.exit(0)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

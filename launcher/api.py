@@ -22,15 +22,8 @@ from launcher.core.estimate import Estimate
 from launcher.core.events import Event, Pace, Promise, Quantiles, RunReopened, RunSubmitted, StopRequested, UsdQuantiles
 from launcher.core.gravity import HOURS_PER_MONTH
 from launcher.core.offers import Placement
-from launcher.core.planner import (
-    Plan,
-    checkpoint_gb,
-    plan,
-    save_seconds,
-    setup_seconds,
-    storage_usd_per_gb_month,
-    why_nothing,
-)
+from launcher.core.planner import Plan, plan, setup_seconds, why_nothing
+from launcher.core.saving import checkpoint_gb, durable_seconds, save_seconds, storage_usd_per_gb_month
 from launcher.core.spec import Market, RunSpec
 from launcher.core.state import RunState
 from launcher.errors import (
@@ -132,19 +125,22 @@ def _submitted(wiring: Wiring, draft: Draft, chosen: Estimate, approved_usd: Dec
     spec, made = draft.spec, draft.plan
     measured = wiring.measured(spec)
     steps = {e.placement.offer.gpu: e.option.step_seconds for e in made.ranked}
-    storage, _ = storage_usd_per_gb_month(chosen.placement.offer, wiring.book(spec, wiring.clock(spec)))
+    tariffs = wiring.book(spec, wiring.clock(spec)).tariffs
 
     def event(run_id: str) -> RunSubmitted:
+        run_uri = wiring.run_uri(spec, run_id)
+        storage, basis, is_assumed = storage_usd_per_gb_month(chosen.placement.offer, tariffs, uri=run_uri)
         return RunSubmitted(
             spec=spec.model_dump(mode="json"),
             workdir=str(draft.workdir),
-            run_uri=wiring.run_uri(spec, run_id),
+            run_uri=run_uri,
             approved_usd=approved_usd,
             promise=_promise(chosen),
             pace=Pace(
                 step_seconds=steps,
                 setup_seconds=setup_seconds(spec, measured)[0],
                 save_seconds=save_seconds(spec, measured)[0],
+                durable_seconds=durable_seconds(spec, measured),
                 checkpoint_gb=checkpoint_gb(spec, measured)[0],
                 source=_basis(chosen),
             ),
@@ -153,6 +149,8 @@ def _submitted(wiring: Wiring, draft: Draft, chosen: Estimate, approved_usd: Dec
             submitted_by=getpass.getuser(),
             version=__version__,
             storage_usd_per_gb_hour=storage / HOURS_PER_MONTH,
+            storage_basis=basis,
+            storage_assumed=is_assumed,
             pricing=str(wiring.pricing) if wiring.pricing else None,
             time_scale=spec.market.time_scale if spec.market else 1.0,
             simulated=spec.market is not None,

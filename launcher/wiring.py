@@ -22,10 +22,11 @@ if TYPE_CHECKING:
     from launcher.adapters.local_market import Market
     from launcher.core.gpus import GpuCatalog
     from launcher.core.offers import Offer, Price, Refusal
-    from launcher.core.planner import Book, Measured
+    from launcher.core.planner import Book
     from launcher.core.policy import Option, Rules
     from launcher.core.pricing import Terms
     from launcher.core.spec import RunSpec
+    from launcher.core.workload import Measured
     from launcher.ports import Journal, LaunchRequest, Ledger, PriceSource
     from launcher.supervisor import Supervisor
 
@@ -242,7 +243,8 @@ class Wiring:
 
     def _options(self, state: RunState, clock: SystemClock) -> Sequence[Option]:
         """The run's places at today's prices, and at the pace that its user agreed to."""
-        from launcher.core.planner import Measured, survey
+        from launcher.core.planner import survey
+        from launcher.core.workload import Measured
 
         spec, pace = state.spec, state.submitted.pace
         workload = spec.workload.model_copy(
@@ -250,7 +252,8 @@ class Wiring:
         )
         checkpoint = spec.checkpoint.model_copy(update={"save_seconds": pace.save_seconds})
         agreed = spec.model_copy(update={"workload": workload, "checkpoint": checkpoint})
-        candidates, _ = survey(agreed, self.book(spec, clock), Measured(), now=clock.now())
+        agreed_saves = Measured(durable_seconds=pace.closing_save_seconds)
+        candidates, _ = survey(agreed, self.book(spec, clock), agreed_saves, now=clock.now())
         return [c.option for c in candidates]
 
 

@@ -61,6 +61,7 @@ def an_option(placement: Placement | None = None, **fields: Any) -> Option:
         "step_seconds": 10.0,
         "setup_seconds": 60.0,
         "save_seconds": 5.0,
+        "durable_seconds": fields.get("save_seconds", 5.0),
         "preemptions_per_hour": 0.1 if placement.offer.capacity is Capacity.SPOT else 0.0,
     }
     return Option(placement=placement, **plain | fields)

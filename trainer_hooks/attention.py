@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 
@@ -30,12 +31,16 @@ class Verdict(IntEnum):
     OUT_OF_BUDGET = 2
     STOPPED = 3
     PREEMPTED = 4
+    UNSAVED = 5  # too many saves in a row have failed
+    SUPERSEDED = 6  # a newer attempt has the word
 
     @property
     def end(self) -> EndReason | None:
         match self:
-            case Verdict.GO_ON | Verdict.SAVE:
+            case Verdict.GO_ON | Verdict.SAVE | Verdict.SUPERSEDED:
                 return None
+            case Verdict.UNSAVED:
+                return "failed"
             case Verdict.OUT_OF_BUDGET:
                 return "out_of_budget"
             case Verdict.STOPPED:
@@ -54,6 +59,12 @@ class Attention:
         self._on_notice = on_notice
         self._control: Control | None = None
         self._urgent = Verdict.GO_ON
+        self._gone_at: float | None = None  # of `time.monotonic`, as the notice said
+
+    @property
+    def seconds_left(self) -> float | None:
+        """Until the machine is taken; `None` where no notice has said it."""
+        return None if self._gone_at is None else max(0.0, self._gone_at - time.monotonic())
 
     @property
     def takes_signals(self) -> bool:
@@ -97,6 +108,8 @@ class Attention:
             say("spotlaunch: the machine is at risk of being taken (rebalance recommendation); saving early")
             self.ask_for_save()
             return
+        if heard.seconds_left is not None:
+            self._gone_at = time.monotonic() + heard.seconds_left
         self._raise_to(Verdict.PREEMPTED)
         self._on_notice(heard)
 

@@ -4,6 +4,7 @@ HooksError                   base; the message says what was wanted, what was fo
 ├── CheckpointsDamaged       there are checkpoints, and none of them verifies
 ├── CheckpointMismatch       a checkpoint is whole, but is not of these objects
 ├── NotLoadable              a component's state could be written, but not be read back without running code
+├── Torn                     the audit found that a state changed while it was copied
 └── SavingFailed             several saves in a row failed
 Superseded                   a newer attempt of the run exists; the session turns it into exit code 75
 Damaged                      one file or manifest is not what was written; the store turns to an older checkpoint
@@ -26,6 +27,10 @@ class CheckpointMismatch(HooksError):
 
 class NotLoadable(HooksError):
     """Raised at the first save, so that it is not found out at the resume."""
+
+
+class Torn(HooksError):
+    """What was copied is not what there was at the safe point: it must not be committed."""
 
 
 class SavingFailed(HooksError):

@@ -50,8 +50,7 @@ class Journal:
         if self._storage is None:
             return
         try:
-            with self._storage.create(f"{self._folder}/{segment_name(0)}"):
-                pass
+            self._put(self._storage, 0, b"")
         except OSError as error:
             self._complain(error)
 
@@ -115,13 +114,16 @@ class Journal:
         try:
             if self._segment is None:
                 self._segment = 1 + _highest_segment(storage.names(self._folder))
-            with storage.create(f"{self._folder}/{segment_name(self._segment)}") as writer:
-                writer.write(content)
+            self._put(storage, self._segment, content)
         except Exception as error:  # the top of a thread
             self._complain(error)
             return False
         self._segment += 1
         return True
+
+    def _put(self, storage: Storage, segment: int, content: bytes) -> None:
+        storage.put(f"{self._folder}/{segment_name(segment)}", content)
+        storage.sync(self._folder)
 
     def _complain(self, error: Exception) -> None:
         if not self._has_complained:

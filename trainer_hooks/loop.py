@@ -126,27 +126,44 @@ _END = object()
 
 
 class Pace:
-    """Mean duration of this attempt's steps, what was not training left out."""
+    """Mean duration of this attempt's steps; those beside a save are counted apart, and pauses not at all."""
 
     def __init__(self) -> None:
         self._since: float | None = None
-        self._seconds = 0.0
-        self._steps = 0
+        self._seconds = self._beside_seconds = 0.0
+        self._steps = self._beside_steps = 0
 
     def rest(self) -> None:
         """What was before now is not part of the next step."""
         self._since = time.monotonic()
 
-    def tick(self, now: float) -> None:
+    def begin_save(self) -> None:
+        """Steps beside the save that begins now are counted from here."""
+        self._beside_seconds, self._beside_steps = 0.0, 0
+
+    def tick(self, now: float, *, is_saving: bool) -> None:
         """A step ended."""
-        if self._since is not None:
+        if self._since is None:
+            pass
+        elif is_saving:
+            self._beside_seconds += now - self._since
+            self._beside_steps += 1
+        else:
             self._seconds += now - self._since
             self._steps += 1
         self._since = now
 
     @property
     def step_seconds(self) -> float | None:
-        return self._seconds / self._steps if self._steps else None
+        if self._steps:
+            return self._seconds / self._steps
+        return self._beside_seconds / self._beside_steps if self._beside_steps else None
+
+    def slowed_seconds(self) -> float:
+        """By how much the steps beside the newest save were longer than others."""
+        if not self._steps:
+            return 0.0
+        return max(0.0, self._beside_seconds - self._beside_steps * self._seconds / self._steps)
 
 
 def calm_workers(loader: Any) -> None:

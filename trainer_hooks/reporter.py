@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from trainer_hooks.journal import Journal
 from trainer_hooks.meter import Display, Meter, NoDisplay, open_display
@@ -19,11 +19,12 @@ FLUSH_SECONDS = 10.0
 
 
 class Reporter:
-    """One per session; `is_shown` on the first rank only."""
+    """One per session; `is_shown` on the first rank only. `saving` says what is being written now, if anything is."""
 
-    def __init__(self, journal: Journal, meter: Meter, *, is_shown: bool) -> None:
+    def __init__(self, journal: Journal, meter: Meter, *, saving: Callable[[], str], is_shown: bool) -> None:
         self._journal = journal
         self._meter = meter
+        self._saving = saving
         self._is_shown = is_shown
         self._display: Display = NoDisplay()
         self._metrics: dict[str, object] = {}
@@ -80,4 +81,5 @@ class Reporter:
 
     def _show(self, step: int, step_seconds: float | None, now: float) -> None:
         self._show_at = now + self._display.every_seconds
-        self._display.show(self._meter.line(step, step_seconds=step_seconds, now=now), step=step)
+        parts = (self._meter.line(step, step_seconds=step_seconds, now=now), self._saving())
+        self._display.show(" · ".join(filter(None, parts)), step=step)

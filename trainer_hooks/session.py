@@ -10,6 +10,7 @@ requests of the launcher and the cap are all dealt with there, and the loop's bo
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import time
@@ -18,12 +19,14 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from trainer_hooks.attention import Attention, Verdict
-from trainer_hooks.checkpoint import rng, snapshot
-from trainer_hooks.checkpoint.saver import MAX_FAILURES_IN_ROW, Saver
-from trainer_hooks.checkpoint.store import Loaded, Owner, Store, attempts
+from trainer_hooks.checkpoint import rng
+from trainer_hooks.checkpoint.objects import stateful
+from trainer_hooks.checkpoint.saver import MAX_FAILURES_IN_ROW, Wanted
+from trainer_hooks.checkpoint.store import Loaded, attempts
 from trainer_hooks.ending import Ending
-from trainer_hooks.errors import SavingFailed, Superseded
+from trainer_hooks.errors import SavingFailed
 from trainer_hooks.journal import Journal
+from trainer_hooks.keeper import Keeper
 from trainer_hooks.loop import (
     Batches,
     Cursor,
@@ -35,7 +38,7 @@ from trainer_hooks.loop import (
     place_of_rank,
     warn_of_persistent_workers,
 )
-from trainer_hooks.meter import Meter, process_started, say
+from trainer_hooks.meter import Meter, Price, process_started, say
 from trainer_hooks.notice.listener import Heard
 from trainer_hooks.protocol import EXIT_RESCHEDULE, EndReason, Notice, Started
 from trainer_hooks.ranks import Agreement, Ranks, find_ranks, steps_until_agreement
@@ -67,18 +70,25 @@ class Session:
         keep: int | None = None,
         **objects: Any,
     ) -> None:
-        self._objects = snapshot.stateful(objects)
+        self._objects = stateful(objects)
         self._settings = resolve(os.environ, run_uri=run_uri, every=checkpoint_every_steps, keep=keep)
         self._ranks = find_ranks(os.environ)
         storage = open_storage(self._settings.run_uri)
         self._attempt = _attempt(self._settings, storage, self._ranks)
         journal = Journal(storage if self._ranks.is_first else None, attempt=self._attempt)
         journal.claim()
-        store = Store(storage, owner=self._owner(), keep=self._settings.keep)
-        self._saver = Saver(store, journal, attempt=self._attempt)
-        self._meter = Meter(self._settings.price, started=process_started())
-        self._reporter = Reporter(journal, self._meter, is_shown=self._ranks.is_first)
         self._pace = Pace()
+        self._keeper = Keeper(
+            self._objects,
+            storage,
+            journal,
+            ranks=self._ranks,
+            settings=self._settings,
+            attempt=self._attempt,
+            slowed_seconds=self._pace.slowed_seconds,
+        )
+        self._meter = Meter(self._settings.price, started=process_started())
+        self._reporter = Reporter(journal, self._meter, saving=self._keeper.progress, is_shown=self._ranks.is_first)
         self._cursor = Cursor()
         self._loops = 0  # calls of `session(…)` so far
         self._loader: Any = None  # the last one that was iterated
@@ -86,7 +96,7 @@ class Session:
         self._resumed_place: Place | None = None  # not yet taken up by a loop
         self._is_running = False  # a loop is: only its next() is a safe point
         self._has_ended = False
-        self._restore(store, journal)
+        self._restore(journal)
         self._saved_at_step = self.step
         self._agreement = Agreement(self._ranks)
         self._stop_at = self._meter.stop_at(save_seconds=0.0)
@@ -130,22 +140,23 @@ class Session:
         self._count(step)
 
     def save(self) -> None:
-        """Commit a checkpoint: now, or, inside a loop over `session(…)`, at its next safe point.
+        """Commit a checkpoint: now, or, inside a loop over `session(…)`, begin one at its next safe point.
 
         One checkpoint is kept per step: a second one of the same step is not written. All ranks call it alike.
         """
         if self._is_running:
             self._attention.ask_for_save()
         else:
-            self._save()
+            self._save_surely(tries=1)
 
     def log(self, **values: Any) -> None:
         """Numbers of the newest step (scalar tensors, too) for the launcher's reports; read every 15 s or so."""
         self._reporter.log(values)
 
     def outcome(self, name: str, value: float) -> None:
-        """A result of the training, reported with its end, and kept over preemptions."""
-        self._reporter.outcomes[name] = float(value)
+        """A result of the training, reported with its end, and kept over preemptions; only finite numbers are."""
+        if math.isfinite(number := float(value)):
+            self._reporter.outcomes[name] = number
 
     def close(self) -> None:
         """The training is over (failed, when called on the way of an exception). May be repeated."""
@@ -154,7 +165,7 @@ class Session:
     def _close(self, error: BaseException | None) -> None:
         is_clean = error is None or (isinstance(error, SystemExit) and error.code in (None, 0))
         if is_clean and not self._has_ended and self._loops == 0 and self.step > self._saved_at_step:
-            self._save(surely=True)
+            self._save_surely()
         self._end("completed" if is_clean else "failed")
         self._attention.release_signals()
 
@@ -178,7 +189,7 @@ class Session:
             passes = self._cursor.passes + (self._cursor.batch > 0)
             self._cursor = Cursor(loop=index + 1, passes=passes)
             self._batches, self._resumed_place, self._is_running = None, None, False
-        self._save(surely=True)
+        self._save_surely()
         self._reporter.close(self.step, self._pace.step_seconds)
 
     def _skip(self, loader: Any, index: int) -> None:
@@ -212,39 +223,59 @@ class Session:
         """A safe point. Where nothing is due, it is a look at the clock and at a flag."""
         now = time.monotonic()
         self.step = step
-        self._pace.tick(now)
+        self._pace.tick(now, is_saving=self._keeper.is_saving)
         if now >= self._reporter.due_at:
             self._reporter.report(step, self._pace.step_seconds, now)
         if not is_last:  # the loop is complete and saves at its end: a notice need not cut off what follows it
             self._attend(now)
+            self._keeper.safe_point()
 
     def _attend(self, now: float) -> None:
         verdict = self._verdict(now)
         if self._ranks.can_agree:
-            verdict = Verdict(self._agreement.reach(verdict, step=self.step, steps_to_next=self._steps_to_next()))
-        if verdict is Verdict.GO_ON:
-            return
-        is_untouched = self._resumed_place is not None and self.resumed_from is not None
-        if not is_untouched:
-            self._save()
-        if verdict.end is not None:
-            self._leave(f"{_WHY[verdict.end]}; step {self.step:,}", verdict.end)
-        self._demand_saves()
+            to_next, left = self._steps_to_next(), self._attention.seconds_left
+            verdict = Verdict(self._agreement.reach(verdict, step=self.step, steps_to_next=to_next, note=left))
+        match verdict:
+            case Verdict.GO_ON:
+                return
+            case Verdict.SAVE:
+                self._save()
+            case Verdict.SUPERSEDED:
+                self._yield_to_newer()
+            case Verdict.UNSAVED:
+                self._demand_saves()
+            case Verdict.PREEMPTED:
+                self._evacuate()
+            case Verdict.STOPPED | Verdict.OUT_OF_BUDGET as ending:
+                if not self._is_untouched:
+                    self._save_surely(tries=1)
+                self._leave(f"{_WHY[ending]}; step {self.step:,}", ending.end)
+
+    @property
+    def _is_untouched(self) -> bool:
+        """Restored, and nothing was done since."""
+        return self._resumed_place is not None and self.resumed_from is not None
 
     def _verdict(self, now: float) -> Verdict:
         urgent = self._attention.take()
+        if self._keeper.superseded:
+            return Verdict.SUPERSEDED
         if urgent > Verdict.SAVE or not self._ranks.is_first:
             return urgent
+        if self._keeper.failure:
+            return Verdict.UNSAVED
         if now >= self._stop_at:
             return Verdict.OUT_OF_BUDGET
         return Verdict.SAVE if urgent is Verdict.SAVE or self._is_save_due() else Verdict.GO_ON
 
     def _is_save_due(self) -> bool:
+        costs = self._keeper.costs
         return is_due(
             self._settings.every,
             steps=self.step - self._saved_at_step,
             step_seconds=self._pace.step_seconds or 0.0,
-            save_seconds=self._saver.seconds,
+            lost_seconds=costs.lost_seconds if costs else None,
+            durable_seconds=costs.durable_seconds if costs else None,
         )
 
     def _steps_to_next(self) -> int:
@@ -252,78 +283,80 @@ class Session:
         every, steps = self._settings.every, steps_until_agreement(self._pace.step_seconds)
         return steps if every == "auto" else max(1, min(steps, every - (self.step - self._saved_at_step)))
 
-    def _save(self, *, surely: bool = False) -> None:
-        """A collective: every rank gives its place, the first one writes, and all hear how it went.
+    def _save(self) -> None:
+        """Begin a save. What it costs, and whether it could be written, shows at later safe points."""
+        if self._is_untouched or self._keeper.has(self.step):
+            return
+        self._keeper.wait()
+        self._demand_saves()
+        self._pace.begin_save()
+        self._keeper.begin(self._wanted())
+        self._saved()
 
-        `surely`: what is not saved now is lost, so a failure is not left to a next time.
-        """
-        places = self._ranks.gather((self._resumed_place or self._place()).to_plain())
-        tries = MAX_FAILURES_IN_ROW if surely else 1
-        superseded = self._ranks.broadcast(self._commit(places, tries) if self._ranks.is_first else "")
+    def _save_surely(self, *, tries: int = MAX_FAILURES_IN_ROW) -> None:
+        """What is not saved now is lost, so a failure is not left to a next time."""
+        self._keeper.finish(self._wanted(), tries=tries)
+        self._saved()
+        if self._keeper.superseded:
+            self._yield_to_newer()
+        self._demand_saves()
+
+    def _evacuate(self) -> NoReturn:
+        why = "nothing was left to save"
+        if not self._is_untouched:
+            left = self._attention.seconds_left
+            why = self._keeper.evacuate(self._wanted(), seconds_left=self._agreement.note if left is None else left)
+        if self._keeper.superseded:
+            self._yield_to_newer()
+        self._leave(f"the machine is being taken; {why}", "preempted")
+
+    def _saved(self) -> None:
         self._saved_at_step = self.step
-        self._stop_at = self._meter.stop_at(self._saver.seconds or 0.0)
+        costs = self._keeper.costs
+        self._stop_at = self._meter.stop_at(costs.durable_seconds if costs else 0.0)
         self._pace.rest()
-        if superseded:
-            self._has_ended = True  # and the newer attempt has the word
-            self._ending.forget()
-            self._attention.stop()
-            self._leave(f"{superseded}; nothing was saved")
-        if surely:
-            self._demand_saves()
 
-    def _commit(self, places: list[Any], tries: int) -> str:
-        """Why this attempt must not write any more; empty where it may. A failure is counted by the saver."""
+    def _wanted(self) -> Wanted:
         spent_usd = self._meter.spent_usd(time.monotonic())
         cursor = self._cursor.to_json() | {
             "spent_usd": None if spent_usd is None else str(spent_usd),
-            "outcomes": self._reporter.outcomes,
+            "step_seconds": self._pace.step_seconds,
+            "outcomes": dict(self._reporter.outcomes),
         }
-        try:
-            for _ in range(tries):
-                self._saver.save(
-                    self.step, lambda: snapshot.capture(self._objects) | {snapshot.RANKS: places}, cursor=cursor
-                )
-                if not self._saver.failures_in_row:
-                    break
-        except Superseded as superseded:
-            return str(superseded)
-        return ""
+        place = (self._resumed_place or self._place()).to_plain()
+        return Wanted(step=self.step, cursor=cursor, place=place, metrics=self._reporter.metrics())
+
+    def _yield_to_newer(self) -> NoReturn:
+        self._has_ended = True  # and the newer attempt has the word
+        self._ending.forget()
+        self._attention.stop()
+        self._leave(f"{self._keeper.superseded}; nothing more was saved")
 
     def _demand_saves(self) -> None:
-        if self._saver.failures_in_row >= MAX_FAILURES_IN_ROW:
+        if failure := self._keeper.failure:
             self._end("failed")
             raise SavingFailed(
-                f"{self._saver.failures_in_row} saves in a row failed, the last at step {self.step:,} "
-                f"({self._saver.last_failure}). Free space in {self._settings.run_uri} or make it writable, then "
-                "start again: the training goes on from the last checkpoint that was written"
+                f"{MAX_FAILURES_IN_ROW} saves in a row failed, the last at step {self.step:,} ({failure}). Free space "
+                f"in {self._settings.run_uri} or make it writable, then start again: the training goes on from the "
+                "last checkpoint that was written"
             )
-
-    def _owner(self) -> Owner:
-        return Owner(run_id=self._settings.run_id, attempt=self._attempt, world_size=self._ranks.world_size)
 
     def _place(self) -> Place:
         return self._batches.place() if self._batches is not None else Place(rng.capture(self._loader), None, None)
 
-    def _restore(self, store: Store, journal: Journal) -> None:
-        loaded = self._load(store)
+    def _restore(self, journal: Journal) -> None:
+        loaded = self._keeper.restore()
         if loaded is None:
             journal.append(Started(step=0))
             return
         if self._ranks.is_first:
-            _tell_of_resume(loaded)
-        snapshot.apply(self._objects, loaded.components, checkpoint=loaded.name)
+            _tell_of_resume(loaded, self._meter.price)
         self.step, self.resumed_from = loaded.manifest.step, loaded.name
         self._cursor = Cursor.from_json(loaded.manifest.cursor)
         self._reporter.outcomes.update(loaded.manifest.cursor.get("outcomes", {}))
-        self._resumed_place = place_of_rank(loaded.components.get(snapshot.RANKS), self._ranks)
+        self._resumed_place = place_of_rank(loaded.places, self._ranks)
         rng.restore(self._resumed_place.now)
         journal.append(Started(step=self.step, resumed_from=loaded.name, lost_steps=loaded.lost_steps))
-
-    def _load(self, store: Store) -> Loaded | None:
-        """The same checkpoint on every rank: the first one chooses."""
-        loaded = store.load_newest() if self._ranks.is_first or not self._ranks.can_agree else None
-        name = self._ranks.broadcast(loaded.name if loaded else None)
-        return loaded if loaded or name is None else store.load(name)
 
     def _listen(self, storage: Storage, journal: Journal) -> Attention:
         def on_notice(heard: Heard) -> None:
@@ -347,15 +380,15 @@ class Session:
         if self._has_ended:
             return
         self._has_ended = True
+        self._keeper.close()
         self._ending.forget()
         self._attention.stop()
         self._reporter.end(reason, self.step, self._pace.step_seconds)
 
 
-_WHY: Mapping[EndReason, str] = {
-    "preempted": "saved before the preemption",
-    "stopped": "saved and stopped as asked",
-    "out_of_budget": "saved and stopped at the cap",
+_WHY: Mapping[Verdict, str] = {
+    Verdict.STOPPED: "saved and stopped as asked",
+    Verdict.OUT_OF_BUDGET: "saved and stopped at the cap",
 }
 
 
@@ -366,8 +399,17 @@ def _attempt(settings: Settings, storage: Storage, ranks: Ranks) -> int:
     return int(ranks.broadcast(highest + 1))
 
 
-def _tell_of_resume(loaded: Loaded) -> None:
+def _tell_of_resume(loaded: Loaded, price: Price) -> None:
     for one in loaded.skipped:
         lost = max(0, one.step - loaded.manifest.step)
-        say(f"spotlaunch: WARNING: checkpoint {one.name} is damaged and was skipped, {lost:,} steps lost: {one.why}")
+        say(
+            f"spotlaunch: WARNING: checkpoint {one.name} is damaged and was skipped, {lost:,} steps"
+            f"{_worth(lost, loaded.manifest.cursor.get('step_seconds'), price)} lost: {one.why}"
+        )
     say(f"spotlaunch: resumed from {loaded.name}")
+
+
+def _worth(steps: int, step_seconds: object, price: Price) -> str:
+    if price.usd_per_hour is None or not isinstance(step_seconds, int | float):
+        return ""
+    return f" (about ${steps * step_seconds / 3600 * float(price.usd_per_hour):,.2f} at today's price)"

@@ -1,14 +1,19 @@
-"""What a session works with: the launcher's contract over the script's arguments, or defaults where neither speaks."""
+"""What a session works with: the script's arguments over the environment, where it is the run's folder the other way.
+
+The environment is a launcher's contract, or `LAUNCH_CHECKPOINT_*` that somebody set by hand.
+"""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
+from pathlib import Path
 
 from trainer_hooks.meter import Price
 from trainer_hooks.notice.sources import default_names
-from trainer_hooks.protocol import AUTO, Contract
+from trainer_hooks.protocol import AUTO, Best, CheckpointTerms, Contract, SnapshotMode, checkpoint_terms
 from trainer_hooks.schedule import Every
 
 RUN_URI = "./spotlaunch-run"
@@ -23,6 +28,11 @@ class Settings:
     run_uri: str
     every: Every
     keep: int
+    keep_every_steps: int | None = None
+    keep_best: Best | None = None
+    snapshot: SnapshotMode = "overlap"
+    audit: bool = False
+    local: str | None = None  # this run's own folder on a fast local disk, the first tier
     notice: tuple[str, ...]
     notice_seconds: float | None
     price: Price
@@ -34,39 +44,44 @@ def resolve(environ: Mapping[str, str], *, run_uri: str | None, every: Every | N
     Raises: ValueError: an argument makes no sense. ProtocolError: a variable does not.
     """
     contract = Contract.from_environment(environ)
-    every = _every(every, contract)
-    keep = keep if keep is not None else (contract.checkpoint_keep if contract else MIN_KEEP)
-    if keep < MIN_KEEP:
-        raise ValueError(f"keep is {keep}; give {MIN_KEEP} or more, so that a damaged checkpoint has one before it")
-    if contract is None:
-        return _alone(run_uri or RUN_URI, every, keep)
+    terms = contract or checkpoint_terms(environ)
+    uri = contract.run_uri if contract else run_uri or RUN_URI
+    run_id = contract.run_id if contract else uri.rstrip("/").rpartition("/")[2]
+    price = Price(usd_per_hour=None, spent_usd=Decimal(0), cap_usd=None)
+    if contract:
+        price = Price(usd_per_hour=contract.price_usd_per_hour, spent_usd=contract.spent_usd, cap_usd=contract.cap_usd)
     return Settings(
-        run_id=contract.run_id,
-        attempt=contract.attempt,
-        run_uri=contract.run_uri,
-        every=every,
-        keep=keep,
-        notice=contract.notice if "LAUNCH_NOTICE" in environ else default_names(),
-        notice_seconds=contract.notice_seconds,
-        price=Price(usd_per_hour=contract.price_usd_per_hour, spent_usd=contract.spent_usd, cap_usd=contract.cap_usd),
+        run_id=run_id,
+        attempt=contract.attempt if contract else None,
+        run_uri=uri,
+        every=_every(every, terms),
+        keep=_keep(keep, terms),
+        keep_every_steps=terms.checkpoint_keep_every_steps,
+        keep_best=terms.checkpoint_keep_best,
+        snapshot=terms.checkpoint_snapshot,
+        audit=terms.checkpoint_audit,
+        local=None if terms.checkpoint_local is None else _own_folder(terms.checkpoint_local, run_id, uri),
+        notice=contract.notice if contract and "LAUNCH_NOTICE" in environ else default_names(),
+        notice_seconds=contract.notice_seconds if contract else None,
+        price=price,
     )
 
 
-def _every(asked: Every | None, contract: Contract | None) -> Every:
-    every = asked if asked is not None else (contract.checkpoint_every_steps if contract else "auto")
+def _every(asked: Every | None, terms: CheckpointTerms) -> Every:
+    every = asked if asked is not None else terms.checkpoint_every_steps
     if every != AUTO and (not isinstance(every, int) or every < 1):
         raise ValueError(f"checkpoint_every_steps is {every!r}; give a number of steps, 1 or more, or 'auto'")
     return every
 
 
-def _alone(run_uri: str, every: Every, keep: int) -> Settings:
-    return Settings(
-        run_id=run_uri.rstrip("/").rpartition("/")[2],
-        attempt=None,
-        run_uri=run_uri,
-        every=every,
-        keep=keep,
-        notice=default_names(),
-        notice_seconds=None,
-        price=Price(usd_per_hour=None, spent_usd=Decimal(0), cap_usd=None),
-    )
+def _keep(asked: int | None, terms: CheckpointTerms) -> int:
+    keep = asked if asked is not None else terms.checkpoint_keep
+    if keep < MIN_KEEP:
+        raise ValueError(f"keep is {keep}; give {MIN_KEEP} or more, so that a damaged checkpoint has one before it")
+    return keep
+
+
+def _own_folder(parent: str, run_id: str, run_uri: str) -> str:
+    """Under `parent`, by the run's whole address: two runs on one machine may both be called `spotlaunch-run`."""
+    address = run_uri.rstrip("/") if "://" in run_uri else str(Path(run_uri).absolute())
+    return f"{parent.rstrip('/')}/{run_id}-{hashlib.sha256(address.encode()).hexdigest()[:12]}"

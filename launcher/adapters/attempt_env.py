@@ -8,7 +8,7 @@ from launcher.adapters.local_job import JOB_VARIABLE
 from launcher.core.offers import Placement
 from launcher.core.spec import RunSpec
 from launcher.core.state import job_name
-from trainer_hooks.protocol import CAP_SECONDS, Contract
+from trainer_hooks.protocol import CAP_SECONDS, Best, Contract
 
 _METADATA_SERVICES = {"aws": "ec2", "gcp": "gce", "azure": "azure"}
 
@@ -32,12 +32,19 @@ def attempt_environment(
     """
     hourly = placement.usd_per_hour
     in_hand = hourly * Decimal(str((time_scale - 1) * CAP_SECONDS)) / 3600
+    saving = spec.checkpoint
+    best = saving.keep_best
     contract = Contract(
         run_id=run_id,
         attempt=attempt,
         run_uri=run_uri,
-        checkpoint_every_steps=spec.checkpoint.every_steps,
-        checkpoint_keep=spec.checkpoint.keep,
+        checkpoint_every_steps=saving.every_steps,
+        checkpoint_keep=saving.keep,
+        checkpoint_keep_every_steps=saving.keep_every_steps,
+        checkpoint_keep_best=None if best is None else Best(metric=best.metric, mode=best.mode, count=best.count),
+        checkpoint_snapshot=saving.snapshot,
+        checkpoint_audit=saving.audit,
+        checkpoint_local=saving.local,
         notice=notice_sources(placement.offer.provider),
         notice_seconds=placement.offer.notice_seconds / time_scale,
         price_usd_per_hour=hourly * Decimal(str(time_scale)),

@@ -10,7 +10,7 @@ import math
 import re
 import sys
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -94,9 +94,8 @@ class FsspecJournal:
             case protocol.Step(step=step, step_seconds=took, metrics=values):
                 took = self._seconds(took)
                 return TrainerStepped(**where, step=_count(step), step_seconds=took, metrics=_metrics(values))
-            case protocol.Committed(step=step, name=name, bytes=size, seconds=stood):
-                seconds = self._seconds(stood) or 0.0
-                return TrainerCommitted(**where, step=_count(step), name=str(name), bytes=_count(size), seconds=seconds)
+            case protocol.Committed():
+                return self._committed(record, where)
             case protocol.Notice(source=source, seconds_left=left):
                 return TrainerNoticed(**where, source=str(source), seconds_left=self._seconds(left))
             case protocol.Ended(step=step, step_seconds=took, metrics=values):
@@ -107,6 +106,21 @@ class FsspecJournal:
                     step_seconds=self._seconds(took),
                     metrics=_metrics(values),
                 )
+
+    def _committed(self, record: protocol.Committed, where: Mapping[str, Any]) -> TrainerCommitted:
+        return TrainerCommitted(
+            **where,
+            step=_count(record.step),
+            name=str(record.name),
+            bytes=_count(record.bytes),
+            seconds=self._seconds(record.seconds) or 0.0,
+            lost_seconds=self._seconds(record.lost_seconds),
+            durable_seconds=self._seconds(record.durable_seconds),
+            written_bytes=_count_or_none(record.written_bytes),
+            stored_bytes=_count_or_none(record.stored_bytes),
+            kept=_count_or_none(record.kept),
+            local_only=record.local_only is True,
+        )
 
     def _seconds(self, value: object) -> float | None:
         return None if value is None else _number(value) * self._clock.scale
@@ -167,6 +181,10 @@ def _count(value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 0:
         raise ValueError(f"{value!r} is not a count")
     return value
+
+
+def _count_or_none(value: object) -> int | None:
+    return None if value is None else _count(value)
 
 
 def _number(value: object) -> float:

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 from typer.core import TyperGroup
 
-from launcher.cli import files, plans, runs
+from launcher.cli import checkpoints, files, plans, runs
 from launcher.cli.common import console
 
 INTERRUPTED = 130
@@ -37,6 +37,7 @@ app = typer.Typer(
 plans.register(app)
 runs.register(app)
 files.register(app)
+checkpoints.register(app)
 
 
 def main() -> None:

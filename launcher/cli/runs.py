@@ -50,7 +50,7 @@ def status(
         if output is Output.JSON:
             return print_json(render.runs_json(rows))
         return render.show_runs(console(plain=plain), rows, shown)
-    state, now, supervised = _row(wired, wired.state(_full_id(wired, run)))
+    state, now, supervised = _row(wired, wired.state(full_id(wired, run)))
     if output is Output.JSON:
         return print_json(render.run_json(state, now, supervised=supervised))
     render.show_run(console(plain=plain), state, now, shown, supervised=supervised)
@@ -68,7 +68,7 @@ def logs(
     from launcher.adapters.system_clock import SystemClock
 
     wired = wiring()
-    state = wired.state(_full_id(wired, run))
+    state = wired.state(full_id(wired, run))
     sent: dict[Path, int] = {}
     while True:
         for path in wired.output_paths(state, attempt):
@@ -90,7 +90,7 @@ def stop(
     wired = wiring()
     if (run is None) != every:
         raise InputError([Problem("L123", "say which run to stop", fix="launch stop RUN, or launch stop --all")])
-    states = wired.states() if run is None else (wired.state(_full_id(wired, run)),)
+    states = wired.states() if run is None else (wired.state(full_id(wired, run)),)
     talk = console(stderr=True)
     for state in states:
         if state.is_finished:
@@ -117,7 +117,7 @@ def resume(
     from launcher.errors import NotConfirmed
 
     wired = wiring()
-    state = wired.state(_full_id(wired, run))
+    state = wired.state(full_id(wired, run))
     talk = console(stderr=True, plain=plain)
     if state.outcome == "succeeded":
         talk.print(f" {state.run_id} has succeeded; there is nothing to resume")
@@ -206,7 +206,7 @@ def _only_unfinished(wired: Wiring) -> str:
     raise InputError([Problem("L126", f"{what} under way", fix="launch status RUN --watch")])
 
 
-def _full_id(wired: Wiring, start: str) -> str:
+def full_id(wired: Wiring, start: str) -> str:
     """Raises: NoSuchRun: none begins so. InputError: several do."""
     from launcher.errors import InputError, NoSuchRun, Problem
 

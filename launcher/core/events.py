@@ -47,9 +47,15 @@ class Pace(Stored):
 
     step_seconds: dict[str, float]
     setup_seconds: float
-    save_seconds: float
+    save_seconds: float  # of training that one save costs
     checkpoint_gb: float
     source: str
+    durable_seconds: float | None = None  # until a save is committed; None: an older launcher knew only of the former
+
+    @property
+    def closing_save_seconds(self) -> float:
+        """What a save takes when nothing trains beside it: the last one of an attempt is waited for."""
+        return self.save_seconds if self.durable_seconds is None else max(self.save_seconds, self.durable_seconds)
 
 
 class RunSubmitted(Stored):
@@ -66,6 +72,8 @@ class RunSubmitted(Stored):
     version: str
     pricing: str | None = None  # absolute path of the pricing.yaml whose terms hold for this run
     storage_usd_per_gb_hour: Decimal = Decimal(0)
+    storage_basis: str = ""  # where that price comes from
+    storage_assumed: bool = False  # nobody knows the store's own price; this one bounds it
     time_scale: float = 1.0
     simulated: bool = False
 
@@ -130,8 +138,14 @@ class CheckpointCommitted(Stored):
     step: int
     name: str
     bytes: int
-    seconds: float
+    seconds: float  # that the training stood still
     segment: int
+    lost_seconds: float | None = None  # of training altogether
+    durable_seconds: float | None = None  # from the safe point to the commit
+    written_bytes: int | None = None  # that were not stored before
+    stored_bytes: int | None = None  # of all checkpoints that are kept
+    kept: int | None = None
+    local_only: bool = False  # a machine's own disk has it, the run folder does not
 
 
 class ProgressReported(Stored):

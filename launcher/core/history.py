@@ -7,10 +7,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from datetime import datetime
 from statistics import median
 
-from launcher.core.planner import Measured
 from launcher.core.spec import RunSpec
 from launcher.core.state import Attempt, RunState
-from launcher.core.workload import History
+from launcher.core.workload import History, Measured
 
 NEWEST_RUNS = 5  # older ones may be of older code
 _FEWEST_STEPS = 5  # an attempt that did fewer says little about the pace
@@ -28,6 +27,7 @@ def measured(spec: RunSpec, states: Iterable[RunState]) -> Measured:
         history=_histories(used),
         setup_seconds=_middle([seconds for a in attempts if (seconds := _setup_seconds(a)) is not None]),
         save_seconds=_middle([a.save_seconds / a.num_saves for a in saved]),
+        durable_seconds=_middle([a.durable_seconds / a.num_durable for a in saved if a.num_durable]),
         checkpoint_gb=max(checkpoints, default=0) / 1e9 if checkpoints else None,
         num_runs=len(used),
     )

@@ -37,7 +37,13 @@ class TrainerCommitted(Line):
     step: int
     name: str
     bytes: int
-    seconds: float
+    seconds: float  # that the training stood still
+    lost_seconds: float | None = None  # of training altogether; None: an older trainer does not say
+    durable_seconds: float | None = None  # from the safe point to the commit
+    written_bytes: int | None = None
+    stored_bytes: int | None = None  # of all checkpoints that are kept
+    kept: int | None = None
+    local_only: bool = False  # on the machine's own disk, not in the run folder
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -65,6 +65,7 @@ def _told(attempt: Attempt, lines: Sequence[JournalLine], now: datetime) -> list
     begun = attempt.training_at is not None
     noticed = attempt.noticed_at is not None
     committed = -1 if attempt.committed_step is None else attempt.committed_step
+    local = committed if attempt.local_step is None else max(committed, attempt.local_step)
     for line in lines:
         match line:
             case TrainerStarted() if not begun:
@@ -82,7 +83,10 @@ def _told(attempt: Attempt, lines: Sequence[JournalLine], now: datetime) -> list
                 events.append(
                     NoticeReceived(attempt=attempt.number, source=line.source, seconds_left=line.seconds_left)
                 )
-            case TrainerCommitted() if line.step > committed:
+            case TrainerCommitted(local_only=True) if line.step > max(local, committed):
+                local = line.step
+                events.append(_commit(attempt, line))
+            case TrainerCommitted(local_only=False) if line.step > committed:
                 committed = line.step
                 events.append(_commit(attempt, line))
             case _:
@@ -98,6 +102,12 @@ def _commit(attempt: Attempt, line: TrainerCommitted) -> CheckpointCommitted:
         bytes=line.bytes,
         seconds=line.seconds,
         segment=line.segment,
+        lost_seconds=line.lost_seconds,
+        durable_seconds=line.durable_seconds,
+        written_bytes=line.written_bytes,
+        stored_bytes=line.stored_bytes,
+        kept=line.kept,
+        local_only=line.local_only,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -16,21 +15,22 @@ from launcher.core.offers import Capacity, Offer, Placement, Refusal
 from launcher.core.policy import Option, Rules, closing_seconds
 from launcher.core.pricing import LOCAL, Terms, price
 from launcher.core.rollout import FRESH_PREEMPTIONS_PER_HOUR, Outlook
+from launcher.core.saving import (
+    checkpoint_gb,
+    durable_seconds,
+    save_interval_seconds,
+    save_seconds,
+    storage_usd_per_gb_month,
+)
 from launcher.core.spec import RunSpec
 from launcher.core.unknown import Unknown
-from launcher.core.workload import History, StepTime, step_time
+from launcher.core.workload import Measured, StepTime, step_time
 
 SETUP_SECONDS = (
     300.0  # machine, image and environment; a plain SkyPilot launch took 60 to 95 s without installing anything
 )
-SAVE_GB_PER_SECOND = 0.5  # torch.save with fsync wrote 0.9 GB in 0.8 s on a local disk; object stores are slower
-BYTES_PER_PARAM = 14  # bf16 weights, fp32 master weights and two Adam moments
-SECONDS_BETWEEN_PREEMPTIONS = 3 * 3600.0  # for the interval `auto`; a test holds these three to the hooks' own
-MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS = 5.0, 1800.0
-CHECKPOINT_GB = 1.0  # where nothing is known
 NUM_ELSEWHERE = 8  # spot places among which a future goes on; one of so many nearly always has capacity
 WAITS_FOR_SPOT = 4.0  # without a deadline: this many fallback delays on top of twice the work
-STORAGE_USD_PER_GB_MONTH = Decimal("0.07")  # the dearest store in the tariffs, where a provider's own price is unknown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,17 +41,6 @@ class Book:
     terms: Terms
     tariffs: Tariffs
     catalog: GpuCatalog
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Measured:
-    """What earlier runs of the same workload showed; `None` where they showed nothing."""
-
-    history: tuple[History, ...] = ()
-    setup_seconds: float | None = None
-    save_seconds: float | None = None
-    checkpoint_gb: float | None = None
-    num_runs: int = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -135,17 +124,6 @@ def survey(spec: RunSpec, book: Book, measured: Measured, *, now: datetime) -> t
     return candidates, refused
 
 
-def save_interval_seconds(spec: RunSpec, option: Option) -> float:
-    """Seconds of training between two checkpoints; `auto` as the hooks choose it (`trainer_hooks/schedule.py`).
-
-    That is Young's √(2 · save · time between preemptions), held between sensible ends.
-    """
-    if isinstance(spec.checkpoint.every_steps, int):
-        return spec.checkpoint.every_steps * option.step_seconds
-    best = math.sqrt(2.0 * option.save_seconds * SECONDS_BETWEEN_PREEMPTIONS)
-    return max(min(max(best, MIN_INTERVAL_SECONDS), MAX_INTERVAL_SECONDS), 19.0 * option.save_seconds)
-
-
 def why_nothing(plan: Plan) -> str:
     """One sentence for a plan without a single feasible place."""
     if not plan.refused and plan.spec.providers == [LOCAL]:
@@ -190,6 +168,7 @@ def _candidate(
         step_seconds=speed.seconds,
         setup_seconds=setup_seconds(spec, measured)[0],
         save_seconds=save_seconds(spec, measured)[0],
+        durable_seconds=durable_seconds(spec, measured),
         preemptions_per_hour=_hazard(offer),
         egress_usd_per_read=moved.usd,
     )
@@ -228,37 +207,6 @@ def setup_seconds(spec: RunSpec, measured: Measured) -> tuple[float, str]:
     return SETUP_SECONDS, "assumed"
 
 
-def save_seconds(spec: RunSpec, measured: Measured) -> tuple[float, str]:
-    """That training stands still for one checkpoint, and where the number comes from."""
-    if measured.save_seconds is not None:
-        return measured.save_seconds, f"measured in {measured.num_runs} earlier runs"
-    if spec.checkpoint.save_seconds is not None:
-        return spec.checkpoint.save_seconds, "declared"
-    gb, source = checkpoint_gb(spec, measured)
-    return gb / SAVE_GB_PER_SECOND, f"size ({source}) at {SAVE_GB_PER_SECOND} GB/s, assumed"
-
-
-def checkpoint_gb(spec: RunSpec, measured: Measured) -> tuple[float, str]:
-    """Gigabytes of one checkpoint, and where the number comes from."""
-    if measured.checkpoint_gb is not None:
-        return measured.checkpoint_gb, f"measured in {measured.num_runs} earlier runs"
-    if spec.checkpoint.size is not None:
-        return spec.checkpoint.size, "declared"
-    if spec.workload.model is not None:
-        return spec.workload.model.params * BYTES_PER_PARAM / 1e9, f"{BYTES_PER_PARAM} bytes a parameter"
-    return CHECKPOINT_GB, "assumed"
-
-
-def storage_usd_per_gb_month(offer: Offer, book: Book) -> tuple[Decimal, str]:
-    """Price of keeping checkpoints beside the GPU; the user's own disk costs nothing here."""
-    if offer.provider == "local" or offer.simulated:
-        return Decimal(0), "on this machine's disk"
-    known = book.tariffs.storage_usd_per_gb_month.get(offer.provider)
-    if known is not None:
-        return known, f"{offer.provider}'s standard class"
-    return STORAGE_USD_PER_GB_MONTH, f"{offer.provider}'s own price is unknown: the dearest that is known"
-
-
 def _deadline(spec: RunSpec, candidates: Sequence[Candidate], now: datetime, fallback_delay_seconds: float) -> datetime:
     """The one asked for; else late enough to wait for spot, and still an end to the waiting."""
     if isinstance(spec.deadline, datetime):
@@ -289,7 +237,7 @@ def _estimates(
             throughput_factor80=candidate.step.factor80,
             interval_seconds=save_interval_seconds(spec, candidate.option),
             idle_seconds=rules.poll_seconds + rules.release_seconds / 2,
-            closing_seconds=closing_seconds(rules, candidate.option.save_seconds, candidate.option.step_seconds),
+            closing_seconds=closing_seconds(rules, candidate.option.durable_seconds, candidate.option.step_seconds),
             elsewhere=tuple(o for o in cheapest if o is not candidate.option),
             hours_to_deadline=(deadline_at - now).total_seconds() / 3600,
             fallback=fallback,
@@ -297,10 +245,16 @@ def _estimates(
             reads=spec.data.reads if spec.data else 0.0,
             checkpoint_gb=checkpoint_gb(spec, measured)[0],
             kept=spec.checkpoint.keep,
-            storage_usd_per_gb_month=storage_usd_per_gb_month(candidate.option.placement.offer, book)[0],
+            storage_usd_per_gb_month=_storage(spec, book, candidate)[0],
         )
         found.append(estimate(candidate.option, outlook, _assumptions(spec, book, measured, candidate, outlook)))
     return found
+
+
+def _storage(spec: RunSpec, book: Book, candidate: Candidate) -> tuple[Decimal, str]:
+    offer = candidate.option.placement.offer
+    price, source, _ = storage_usd_per_gb_month(offer, book.tariffs, uri=spec.checkpoint.uri)
+    return price, source
 
 
 def _fallback(spec: RunSpec, candidates: Iterable[Candidate]) -> Option | None:
@@ -321,7 +275,7 @@ def _assumptions(
     offer = candidate.option.placement.offer
     setup, setup_source = setup_seconds(spec, measured)
     save, save_source = save_seconds(spec, measured)
-    storage, storage_source = storage_usd_per_gb_month(offer, book)
+    storage, storage_source = _storage(spec, book, candidate)
     listed = [
         Assumption(
             name="step time",

@@ -26,7 +26,8 @@ class Option:
     placement: Placement
     step_seconds: float
     setup_seconds: float
-    save_seconds: float
+    save_seconds: float  # of training that one save costs
+    durable_seconds: float  # until it is committed: what is waited for at an attempt's end
     preemptions_per_hour: float  # of a fresh machine; 0 for capacity that stays
     egress_usd_per_read: Decimal = Decimal(0)
 
@@ -42,7 +43,7 @@ class Option:
         return (hourly + restart * self.preemptions_per_hour) * self.step_seconds / 3600
 
     def seconds_to_finish(self, steps: int) -> float:
-        return self.setup_seconds + steps * self.step_seconds + self.save_seconds
+        return self.setup_seconds + steps * self.step_seconds + self.durable_seconds
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -189,7 +190,7 @@ def _end_cause(
 ) -> tuple[EndCause, str] | None:
     if state.stop_requested_at:
         return "stop_requested", f"{state.stopped_by or 'somebody'} asked the run to stop"
-    closing = closing_seconds(rules, state.submitted.pace.save_seconds, live.step_seconds or 0.0)
+    closing = closing_seconds(rules, state.submitted.pace.closing_save_seconds, live.step_seconds or 0.0)
     if _left_usd(state, now) <= _ahead_usd(state, live, closing, now):
         return "cap", f"the approved ${state.approved_usd:,.2f} is nearly spent"
     if live.placement.offer.capacity is Capacity.SPOT:
@@ -331,7 +332,7 @@ def _worth_waiting(state: RunState, affordable: Sequence[Option], slack: float, 
 
 def _useful_seconds(option: Option, rules: Rules) -> float:
     """A start, one step, one save and the release: below that a launch only burns money and time."""
-    return option.setup_seconds + closing_seconds(rules, option.save_seconds, option.step_seconds)
+    return option.setup_seconds + closing_seconds(rules, option.durable_seconds, option.step_seconds)
 
 
 def _least_usd(option: Option, rules: Rules) -> Decimal:

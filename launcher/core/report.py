@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from decimal import ROUND_FLOOR, ROUND_HALF_EVEN, Decimal
 
+from launcher.core.gravity import HOURS_PER_MONTH
 from launcher.core.state import (
     Attempt,
     RunState,
@@ -47,6 +48,17 @@ class Forecast:
     preemption_now_usd: Decimal | None  # steps to be done again, and the restart
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stored:
+    """What lies in the run folder, and what keeping it costs; `usd_per_month` is `None` where no price is known."""
+
+    kept: int
+    bytes: int  # what checkpoints share is counted once
+    usd_per_month: Decimal | None
+    basis: str
+    is_assumed: bool  # the price bounds the store's own, which nobody knows
+
+
 def bill(state: RunState, now: datetime) -> Bill:
     """Split the run's cost by cause.
 
@@ -83,6 +95,30 @@ def forecast(state: RunState, now: datetime) -> Forecast:
         left_seconds=left,
         preemption_now_usd=(burn * Decimal(str(exposed)) / 3600).quantize(CENT),
     )
+
+
+def stored(state: RunState) -> Stored | None:
+    """The run's checkpoints as they are kept now; `None` before the first, or where the trainer does not count them."""
+    newest = state.checkpoint
+    if newest is None or newest.stored_bytes is None or newest.kept is None:
+        return None
+    hourly, basis = state.submitted.storage_usd_per_gb_hour, state.submitted.storage_basis
+    usd = hourly * HOURS_PER_MONTH * newest.stored_bytes / 10**9 if hourly else None
+    return Stored(
+        kept=newest.kept,
+        bytes=newest.stored_bytes,
+        usd_per_month=usd,
+        basis=basis,
+        is_assumed=state.submitted.storage_assumed,
+    )
+
+
+def steps_usd(state: RunState, attempt: Attempt, steps: int) -> Decimal | None:
+    """What it costs this attempt to do so many steps; `None` where the pace is unknown."""
+    seconds = _step_seconds(state, attempt)
+    if seconds is None:
+        return None
+    return attempt.placement.usd_per_hour * Decimal(str(seconds)) * steps / 3600
 
 
 def to_cents(parts: Mapping[str, Decimal], total: Decimal) -> dict[str, Decimal]:

@@ -1,8 +1,8 @@
 """One possible future of a run: lives of spot machines, what each preemption costs, and where it goes on.
 
-A life is drawn from hazards by age. At a preemption the steps since the last save are lost (or half a step, where the
-notice leaves time to save), and the run goes on at the cheapest place that happens to have capacity, waits where none
-has, and moves to the fallback while that can still meet the deadline.
+A life is drawn from hazards by age. At a preemption the steps since the last committed save are lost (or half a step,
+where the notice leaves time to save), and the run goes on at the cheapest place that happens to have capacity, waits
+where none has, and moves to the fallback while that can still meet the deadline.
 """
 
 from __future__ import annotations
@@ -95,18 +95,19 @@ def _attempt(future: Future, place: Option, outlook: Outlook, factor: float, luc
     """Live at `place` until the work is done or the machine is taken; whether it was taken."""
     price = float(place.placement.usd_per_hour)
     step_hours, save_hours = place.step_seconds * factor / 3600, place.save_seconds / 3600
+    last_hours = place.durable_seconds / 3600  # the last save is waited for
     interval_hours = max(outlook.interval_seconds / 3600, step_hours)
     per_work = 1.0 + save_hours / interval_hours
     setup, work = place.setup_seconds / 3600, (1.0 - future.done) * outlook.steps * step_hours
     life = _life_hours(place, luck)
-    is_taken = life < setup + work * per_work + save_hours
+    is_taken = life < setup + work * per_work + last_hours
     worked = min(work, max(0.0, life - setup) / per_work)
     lost = min(worked, _lost_hours(place, interval_hours, step_hours, luck)) if is_taken else 0.0
     share = (worked - lost) / (outlook.steps * step_hours)
     future.spend("restarts" if future.preemptions else "setup", min(life, setup), price)
     future.spend("steps", worked - lost, price)
     future.spend("lost", lost, price)
-    future.spend("saves", worked * (per_work - 1.0) + (0.0 if is_taken else save_hours), price)
+    future.spend("saves", worked * (per_work - 1.0) + (0.0 if is_taken else last_hours), price)
     future.spend("idle", outlook.idle_seconds / 3600, price)
     future.usd["egress"] += _reads(outlook, share) * float(place.egress_usd_per_read)
     future.preemptions += is_taken
@@ -128,7 +129,7 @@ def _move(future: Future, place: Option, outlook: Outlook, factor: float, luck: 
 def _fall_back(future: Future, outlook: Outlook, factor: float) -> None:
     fallback, rest = outlook.fallback, 1.0 - future.done
     assert fallback is not None
-    seconds = fallback.setup_seconds + outlook.steps * rest * fallback.step_seconds * factor + fallback.save_seconds
+    seconds = fallback.setup_seconds + outlook.steps * rest * fallback.step_seconds * factor + fallback.durable_seconds
     hours = (seconds + outlook.idle_seconds) / 3600
     future.spend("fallback", hours, float(fallback.placement.usd_per_hour))
     future.usd["egress"] += _reads(outlook, rest) * float(fallback.egress_usd_per_read)
@@ -157,9 +158,13 @@ def _life_hours(place: Option, luck: random.Random) -> float:
 
 
 def _lost_hours(place: Option, interval_hours: float, step_hours: float, luck: random.Random) -> float:
-    """Half a step where the notice leaves time to finish the step and save, else up to a whole interval."""
-    since_save = luck.random() * interval_hours
-    needed = step_hours * 3600 + place.save_seconds + _NOTICE_MARGIN_SECONDS
+    """Half a step where the notice leaves time to finish the step and save, else up to a whole interval.
+
+    Of a save that is still being written, the steps before it are lost as well.
+    """
+    being_written = max(0.0, place.durable_seconds - place.save_seconds) / 3600
+    since_save = luck.random() * interval_hours + being_written
+    needed = step_hours * 3600 + place.durable_seconds + _NOTICE_MARGIN_SECONDS
     return 0.5 * step_hours if place.placement.offer.notice_seconds >= needed else since_save
 
 

@@ -81,6 +81,13 @@ def _steps_or_auto(value: int | str) -> int | str:
     return value
 
 
+def _absolute(path: str) -> str:
+    """Of another machine: this one cannot resolve it, and need not have its kind of paths."""
+    if not path.startswith("/"):
+        raise ValueError(f"{path!r} is not absolute; write a folder of the training machine, e.g. /mnt/nvme")
+    return path
+
+
 def _text(*, or_number: bool, example: str) -> WithJsonSchema:
     """For editors: text in the form of `example`, validated here and not there."""
     text = {"type": "string", "examples": [example]}
@@ -89,6 +96,7 @@ def _text(*, or_number: bool, example: str) -> WithJsonSchema:
 
 Seconds = Annotated[float, BeforeValidator(_seconds), Field(ge=0), _text(or_number=True, example="5 min")]
 StepSeconds = Annotated[float, BeforeValidator(_seconds), Field(gt=0), _text(or_number=True, example="2.5 s")]
+AbsolutePath = Annotated[str, AfterValidator(_absolute), Field(examples=["/mnt/nvme/checkpoints"])]
 EverySteps = Annotated[int | Literal["auto"], AfterValidator(_steps_or_auto)]
 Gigabytes = Annotated[
     float,
@@ -152,6 +160,15 @@ class Data(Model):
         return self
 
 
+class KeepBest(Model):
+    """Checkpoints that are kept for what the training had reached, beside the newest."""
+
+    # the trainer is told metric:mode:count in one variable
+    metric: str = Field(pattern=r"^[^:\x00-\x1f]+$", description="a name that the script logs, e.g. loss")
+    mode: Literal["min", "max"] = Field(default="min", description="whether less or more of it is better")
+    count: int = Field(default=1, gt=0, lt=1_000_000, description="how many")
+
+
 class Checkpoint(Model):
     """Where and how often the training is saved."""
 
@@ -163,8 +180,20 @@ class Checkpoint(Model):
     keep: int = Field(
         default=2, ge=2, description="committed checkpoints kept; at least 2, so that damage can fall back"
     )
+    keep_every_steps: int | None = Field(
+        default=None, gt=0, description="beside those, the first checkpoint at or after each multiple of it"
+    )
+    keep_best: KeepBest | None = Field(default=None, description="and the best by a metric that the script logs")
+    snapshot: Literal["overlap", "lazy", "blocking"] = Field(
+        default="overlap",
+        description="overlap copies while the training goes on; lazy needs less memory; blocking stands still",
+    )
+    audit: bool = Field(default=False, description="hash what is saved a second time, to find a torn snapshot")
+    local: AbsolutePath | None = Field(
+        default=None, description="folder on the training machine's fast disk, written before `uri`"
+    )
     size: Gigabytes | None = Field(default=None, description="of one checkpoint; about 14 bytes a parameter with Adam")
-    save_seconds: Seconds | None = Field(default=None, description="that the training stands still for one save")
+    save_seconds: Seconds | None = Field(default=None, description="of training that one save costs")
 
 
 class Cost(Model):

@@ -60,8 +60,11 @@ class Attempt:
     heard_at: datetime | None = None
     noticed_at: datetime | None = None
     committed_step: int | None = None
-    save_seconds: float = 0.0  # all saves together
+    local_step: int | None = None  # committed on the machine's own disk
+    save_seconds: float = 0.0  # of training that all saves together cost
     num_saves: int = 0
+    durable_seconds: float = 0.0  # until they were committed, of those that say so
+    num_durable: int = 0
     segment: int = 0  # journal read up to here
     end_requested_at: datetime | None = None
     end_cause: EndCause | None = None
@@ -97,8 +100,9 @@ class Checkpoint:
     step: int
     name: str
     bytes: int
-    seconds: float
     at: datetime
+    stored_bytes: int | None = None  # of all that are kept; None: an older trainer does not count them
+    kept: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -205,12 +209,19 @@ def egress_usd(state: RunState, attempt: Attempt) -> Decimal:
 
 
 def storage_usd(state: RunState, now: datetime) -> Decimal:
-    """Checkpoints kept, from the first commit to the run's end, at the newest one's size."""
+    """Checkpoints kept, from the first commit to the run's end, at the size that they have now."""
     price = state.submitted.storage_usd_per_gb_hour
     if not price or state.checkpoint is None or state.stored_since is None:
         return Decimal(0)
-    kept_gb = Decimal(state.checkpoint.bytes * state.spec.checkpoint.keep) / 10**9
-    return hours((state.finished_at or now) - state.stored_since) * kept_gb * price
+    return hours((state.finished_at or now) - state.stored_since) * stored_gb(state) * price
+
+
+def stored_gb(state: RunState) -> Decimal:
+    """As the trainer counted it; else as many checkpoints as are kept, of the newest one's size."""
+    newest = state.checkpoint
+    if newest is None or newest.stored_bytes is None:
+        return Decimal(newest.bytes * state.spec.checkpoint.keep if newest else 0) / 10**9
+    return Decimal(newest.stored_bytes) / 10**9
 
 
 def spent_usd(state: RunState, now: datetime) -> Decimal:
@@ -274,13 +285,22 @@ def _changed(state: RunState, event: Event, at: datetime) -> RunState:  # one ca
         case RunFinished():
             return replace(state, outcome=event.outcome, finished_at=at, detail=event.detail)
         case CheckpointCommitted():
-            newest = Checkpoint(step=event.step, name=event.name, bytes=event.bytes, seconds=event.seconds, at=at)
-            stored = replace(state, checkpoint=newest, stored_since=state.stored_since or at)
-            return _with_attempt(stored, event, at)
+            return _with_attempt(state if event.local_only else _stored(state, event, at), event, at)
         case TrainingResumed():
             return _with_attempt(_fallen_back(state, event), event, at)
         case _:
             return _with_attempt(state, event, at)
+
+
+def _stored(state: RunState, event: CheckpointCommitted, at: datetime) -> RunState:
+    newest, before = Checkpoint(step=event.step, name=event.name, bytes=event.bytes, at=at), state.checkpoint
+    if event.stored_bytes is None and before and before.stored_bytes is not None and before.kept is not None:
+        # a save in the last seconds leaves the older ones alone
+        added = event.bytes if event.written_bytes is None else event.written_bytes
+        newest = replace(newest, stored_bytes=before.stored_bytes + added, kept=before.kept + 1)
+    else:
+        newest = replace(newest, stored_bytes=event.stored_bytes, kept=event.kept)
+    return replace(state, checkpoint=newest, stored_since=state.stored_since or at)
 
 
 def _fallen_back(state: RunState, event: TrainingResumed) -> RunState:
@@ -346,15 +366,8 @@ def _trained(attempt: Attempt, event: TrainerEvent, at: datetime) -> Attempt:
         case NoticeReceived():
             return replace(attempt, noticed_at=at)
         case CheckpointCommitted():
-            return replace(
-                attempt,
-                committed_step=event.step,
-                step=max(attempt.step, event.step),
-                heard_at=at,
-                segment=event.segment,
-                save_seconds=attempt.save_seconds + event.seconds,
-                num_saves=attempt.num_saves + 1,
-            )
+            saved, step = _saved(attempt, event), max(attempt.step, event.step)
+            return replace(saved, step=step, heard_at=at, segment=event.segment)
         case ProgressReported():
             return replace(
                 attempt,
@@ -364,3 +377,19 @@ def _trained(attempt: Attempt, event: TrainerEvent, at: datetime) -> Attempt:
                 step_seconds=event.step_seconds or attempt.step_seconds,
                 metrics=event.metrics or attempt.metrics,
             )
+
+
+def _saved(attempt: Attempt, event: CheckpointCommitted) -> Attempt:
+    """A step that the local disk had before is not a second save: only its commit is news."""
+    is_new = event.local_only or attempt.local_step is None or event.step > attempt.local_step
+    lost = event.seconds if event.lost_seconds is None else event.lost_seconds
+    durable = None if event.local_only else event.durable_seconds
+    return replace(
+        attempt,
+        local_step=event.step if event.local_only else attempt.local_step,
+        committed_step=attempt.committed_step if event.local_only else event.step,
+        save_seconds=attempt.save_seconds + is_new * lost,
+        num_saves=attempt.num_saves + is_new,
+        durable_seconds=attempt.durable_seconds + (durable or 0.0),
+        num_durable=attempt.num_durable + (durable is not None),
+    )

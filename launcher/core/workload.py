@@ -59,6 +59,18 @@ class History:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Measured:
+    """What earlier runs of the same workload showed; `None` where they showed nothing."""
+
+    history: tuple[History, ...] = ()
+    setup_seconds: float | None = None
+    save_seconds: float | None = None  # of training that one save costs
+    durable_seconds: float | None = None  # until it is committed
+    checkpoint_gb: float | None = None
+    num_runs: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Anchor:
     """A step time that is known somewhere."""
 

@@ -29,6 +29,7 @@ from launcher.core.events import (
     TrainingResumed,
 )
 from launcher.core.journal import TrainerStepped
+from launcher.core.report import steps_usd
 from launcher.core.state import RunState, burn_usd_per_hour, spent_usd
 from launcher.render.words import Money, simulated, span
 
@@ -54,9 +55,8 @@ def sentence(entry: Entry, state: RunState, money: Money) -> str | None:
         case AttemptStarted():
             return f"attempt {event.attempt}: the machine is there"
         case TrainingResumed():
-            lost = f", {event.lost_steps:,} steps of damaged checkpoints are lost" if event.lost_steps else ""
-            what = f"resumed at step {event.step:,}{lost}" if event.resumed_from else "training begins"
-            return f"attempt {event.attempt}: {what}"
+            what = f"resumed at step {event.step:,}" if event.resumed_from else "training begins"
+            return f"attempt {event.attempt}: {what}{_lost(event, state, money)}"
         case NoticeReceived():
             left = "" if event.seconds_left is None else f", {span(event.seconds_left)} left"
             return f"attempt {event.attempt}: preemption notice by {event.source}{left}"
@@ -71,6 +71,15 @@ def sentence(entry: Entry, state: RunState, money: Money) -> str | None:
             return f"{event.outcome.replace('_', ' ')} — {event.detail}"
         case AttemptReleased() | CheckpointCommitted() | ProgressReported():
             return None
+
+
+def _lost(event: TrainingResumed, state: RunState, money: Money) -> str:
+    """Damage is said aloud, with its price: these steps are paid for twice."""
+    if not event.lost_steps:
+        return ""
+    usd = steps_usd(state, state.attempts[event.attempt - 1], event.lost_steps)
+    price = "" if usd is None else f" ({money.exact(usd)}{simulated(state.submitted.simulated)})"
+    return f", {event.lost_steps:,} steps{price} of damaged checkpoints are lost"
 
 
 class LiveView:

@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from launcher.core.report import CAUSES, attempt_usd, bill, forecast
+from launcher.core.report import CAUSES, Stored, attempt_usd, bill, forecast, stored
 from launcher.core.state import Attempt, RunState, burn_usd_per_hour, spent_usd
 from launcher.render.tables import Column, table
-from launcher.render.words import Money, clock_time, simulated, span
+from launcher.render.words import Money, clock_time, simulated, size, span
 
 RUNS_SCHEMA = "launch/runs/v1"
 RUN_SCHEMA = "launch/run/v1"
@@ -131,8 +131,22 @@ def run_json(state: RunState, now: datetime, *, supervised: bool) -> dict[str, A
         "left_seconds": ahead.left_seconds,
         "preemption_now_usd": None if ahead.preemption_now_usd is None else str(ahead.preemption_now_usd),
         "checkpoint": checkpoint and {"step": checkpoint.step, "name": checkpoint.name, "bytes": checkpoint.bytes},
+        "stored": _stored_json(state),
         "attempts": [_attempt_json(state, attempt, now) for attempt in state.attempts],
         "tags": state.spec.tags,
+    }
+
+
+def _stored_json(state: RunState) -> dict[str, Any] | None:
+    lying = stored(state)
+    if lying is None:
+        return None
+    usd = lying.usd_per_month
+    return {
+        "checkpoints": lying.kept,
+        "bytes": lying.bytes,
+        "usd_per_month": None if usd is None or lying.is_assumed else str(usd.quantize(Decimal("0.000001"))),
+        "basis": lying.basis,
     }
 
 
@@ -206,8 +220,9 @@ def _money(state: RunState, now: datetime, money: Money) -> Iterable[str]:
     if state.checkpoint:
         kept = state.checkpoint
         age = span((now - kept.at).total_seconds()) if not state.is_finished else ""
-        size = f"{kept.bytes / 1e9:.2f} GB" if kept.bytes >= 1e8 else f"{kept.bytes / 1e6:.1f} MB"
-        yield f"Checkpoint  step {kept.step:,}, {size}{f', {age} old' if age else ''} ({kept.name})"
+        yield f"Checkpoint  step {kept.step:,}, {size(kept.bytes)}{f', {age} old' if age else ''} ({kept.name})"
+    if lying := stored(state):
+        yield f"Checkpoints  {lying.kept} kept, {size(lying.bytes)}, {_rent(lying, money)}"
     if ahead.preemption_now_usd is not None:
         yield f"Risk  a preemption now would cost {money.exact(ahead.preemption_now_usd)}"
     if not state.is_finished:
@@ -215,6 +230,16 @@ def _money(state: RunState, now: datetime, money: Money) -> Iterable[str]:
         yield f"Deadline  {clock_time(state.submitted.deadline_at)}{assumed}"
     if money.note:
         yield f"Currency  {money.note}"
+
+
+def _rent(lying: Stored, money: Money) -> str:
+    usd = lying.usd_per_month
+    if usd is None:
+        return lying.basis or "price of the storage unknown"
+    rent = f"{money.about(usd)}/month"
+    if lying.is_assumed:
+        return f"price unknown; {rent} at most known ({lying.basis})"
+    return f"{rent} ({lying.basis})" if lying.basis else rent
 
 
 def _attempt_json(state: RunState, attempt: Attempt, now: datetime) -> dict[str, Any]:

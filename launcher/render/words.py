@@ -71,6 +71,15 @@ def span(seconds: float) -> str:
     return f"{hours // 24} d {hours % 24} h"
 
 
+def size(count: int) -> str:
+    """In a unit that leaves two digits or more: `2.70 GB`, `10.3 MB`, `8.2 kB`, `812 B`."""
+    if count >= 1e8:
+        return f"{count / 1e9:,.2f} GB"
+    if count >= 1e5:
+        return f"{count / 1e6:.1f} MB"
+    return f"{count / 1e3:.1f} kB" if count >= 1e3 else f"{count} B"
+
+
 def rough_span(hours: float) -> str:
     """For estimates: `14 hours`, `1.5 hours`, `25 minutes`, `40 seconds`, `3.2 days`."""
     if hours < 1 / 30:

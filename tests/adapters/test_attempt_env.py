@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 from decimal import Decimal
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -12,10 +14,13 @@ from launcher.adapters.attempt_env import attempt_environment
 from launcher.core.offers import Placement
 from launcher.core.spec import RunSpec
 from tests.local_lab import an_own_offer, placed
-from trainer_hooks.protocol import Contract
+from trainer_hooks.protocol import Best, Contract
+from trainer_hooks.settings import resolve
 
 
-def environment(placement: Placement, **changes: Any) -> dict[str, str]:
+def environment(
+    placement: Placement, checkpoint: Mapping[str, object] = MappingProxyType({}), **changes: Any
+) -> dict[str, str]:
     spec = RunSpec.model_validate(
         {
             "name": "demo",
@@ -23,7 +28,7 @@ def environment(placement: Placement, **changes: Any) -> dict[str, str]:
             "gpus": {"H100": 8},
             "workload": {"steps": 100},
             "env": {"EPOCHS": 3, "LAUNCH_ATTEMPT": 99},
-            "checkpoint": {"every_steps": 50, "keep": 3},
+            "checkpoint": {"every_steps": 50, "keep": 3} | checkpoint,
         }
     )
     usual: dict[str, Any] = {
@@ -53,6 +58,8 @@ def test_the_whole_environment() -> None:
         "LAUNCH_RUN_URI": "s3://bucket/runs/demo-20260501-ab12",
         "LAUNCH_CHECKPOINT_EVERY_STEPS": "50",
         "LAUNCH_CHECKPOINT_KEEP": "3",
+        "LAUNCH_CHECKPOINT_SNAPSHOT": "overlap",
+        "LAUNCH_CHECKPOINT_AUDIT": "0",
         "LAUNCH_NOTICE": "ec2,signal",
         "LAUNCH_NOTICE_SECONDS": "120.0",
         "LAUNCH_PRICE_USD_PER_HOUR": "45.000",
@@ -69,6 +76,28 @@ def test_a_trainer_in_a_fast_market_pays_faster_and_is_warned_shorter() -> None:
     assert contract.price_usd_per_hour == Decimal(675)
     assert contract.notice_seconds == 2.0
     assert contract.cap_usd == Decimal(1118) + Decimal("11.25") * 59 * 15 / 3600
+
+
+def test_how_checkpoints_are_made_and_kept_reaches_the_session() -> None:
+    told = environment(
+        on_aws(),
+        checkpoint={
+            "every_steps": "auto",
+            "keep": 4,
+            "keep_every_steps": 1000,
+            "keep_best": {"metric": "accuracy", "mode": "max", "count": 2},
+            "snapshot": "lazy",
+            "audit": True,
+            "local": "/mnt/nvme",
+        },
+    )
+
+    found = resolve(told, run_uri=None, every=None, keep=None)
+
+    assert (found.every, found.keep, found.keep_every_steps) == ("auto", 4, 1000)
+    assert found.keep_best == Best(metric="accuracy", mode="max", count=2)
+    assert (found.snapshot, found.audit) == ("lazy", True)
+    assert (found.local or "").startswith("/mnt/nvme/demo-20260501-ab12-")
 
 
 def test_without_a_cap_none_is_told() -> None:

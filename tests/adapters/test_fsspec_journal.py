@@ -72,6 +72,28 @@ def test_every_record_arrives_in_the_launchers_time(run: Run) -> None:
     )
 
 
+def test_what_a_commit_cost_is_read_in_market_time_and_in_bytes(run: Run) -> None:
+    told = protocol.Committed(
+        step=120,
+        name="step-120-a1",
+        bytes=1000,
+        seconds=0.25,
+        lost_seconds=0.5,
+        durable_seconds=2.0,
+        written_bytes=10,
+        stored_bytes=3000,
+        kept=3,
+        local_only=True,
+    )
+    run.write(1, 1, told)
+
+    (line,) = run.journal.read(1, after_segment=0)
+
+    assert isinstance(line, TrainerCommitted)
+    assert (line.seconds, line.lost_seconds, line.durable_seconds) == (15.0, 30.0, 120.0)
+    assert (line.written_bytes, line.stored_bytes, line.kept, line.local_only) == (10, 3000, 3, True)
+
+
 def test_unknown_durations_stay_unknown(run: Run) -> None:
     run.write(1, 1, protocol.Step(step=1), protocol.Notice(source="signal"))
 

@@ -83,6 +83,12 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> N
         (("name: digits", "name: digits\ndata: {uri: s3://b}"), 2, "region and size missing"),
         (("name: digits", "name: digits\nmarket: {seed: 1, file: x}"), 2, "exactly one of file and seed"),
         (("name: digits", "name: digits\ncheckpoint: {keep: 1}"), 2, "greater than or equal to 2"),
+        (("name: digits", "name: digits\ncheckpoint: {snapshot: sometimes}"), 2, "'overlap', 'lazy' or 'blocking'"),
+        (("name: digits", "name: digits\ncheckpoint: {local: nvme}"), 2, "write a folder of the training machine"),
+        (("name: digits", "name: digits\ncheckpoint: {keep_every_steps: 0}"), 2, "greater than 0"),
+        (("name: digits", "name: digits\ncheckpoint:\n  keep_best: {metric: 'a:b'}"), 3, "keep_best.metric"),
+        (("name: digits", "name: digits\ncheckpoint:\n  keep_best: {mode: min}"), 3, "keep_best.metric"),
+        (("name: digits", "name: digits\ncheckpoint: {keep_best: {metric: a, mode: most}}"), 2, "'min' or 'max'"),
     ],
 )
 def test_a_problem_stands_at_its_line_with_a_way_out(
@@ -280,7 +286,7 @@ def test_a_spec_survives_its_way_through_the_ledger(tmp_path: Path) -> None:
     path = tmp_path / "train.yaml"
     path.write_text(
         GOOD + "deadline: 36 h\ncost:\n  cap: $1,200\ndata: {uri: s3://b, region: aws/us-east-2, size: 1.2 TB}\n"
-        "checkpoint: {size: 0.1 MB, save_seconds: 2 min}\n"
+        "checkpoint: {size: 0.1 MB, save_seconds: 2 min, keep_best: {metric: loss}, local: /mnt/nvme, snapshot: lazy}\n"
     )
     spec = load_spec(path, load_catalog())
 

@@ -54,6 +54,22 @@ def test_32_nodes_at_30_dollars_for_a_week_cost_161280_dollars() -> None:
     assert found.hours.p50 == pytest.approx(168)
 
 
+def test_a_save_that_is_still_being_written_when_the_machine_is_taken_saves_nothing() -> None:
+    spot = a_placement(an_offer(notice_seconds=0.0))
+    at_once, late = (an_option(spot, save_seconds=1.0, durable_seconds=seconds) for seconds in (1.0, 500.0))
+    outlook = an_outlook(steps=20_000)
+
+    lost = [estimate(option, outlook, []).parts["lost"] for option in (at_once, late)]
+
+    assert lost[1] > lost[0] > 0
+
+
+def test_the_last_save_is_waited_for() -> None:
+    beside = on_demand(usd_per_hour="36", save_seconds=0.0, durable_seconds=100.0)
+
+    assert estimate(beside, an_outlook(steps=1000), []).parts["saves"] == Decimal("1.00")
+
+
 def test_100_tb_read_at_9_cents_are_9000_dollars_of_egress() -> None:
     far = an_option(on_demand().placement, egress_usd_per_read=Decimal(9000))
 

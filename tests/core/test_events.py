@@ -8,7 +8,14 @@ from decimal import Decimal
 import pytest
 from pydantic import ValidationError
 
-from launcher.core.events import AttemptRequested, StopRequested, from_json, to_json
+from launcher.core.events import (
+    AttemptRequested,
+    CheckpointCommitted,
+    RunSubmitted,
+    StopRequested,
+    from_json,
+    to_json,
+)
 from launcher.core.offers import Capacity
 from tests.builders import a_placement, a_submit, an_offer
 
@@ -35,6 +42,25 @@ def test_fields_of_a_newer_launcher_are_let_pass() -> None:
     newer = json.dumps(json.loads(to_json(StopRequested(by="ada"))) | {"ticket": 12})
 
     assert from_json(newer) == StopRequested(by="ada")
+
+
+def test_a_commit_of_an_older_launcher_says_nothing_of_what_is_stored() -> None:
+    old = '{"kind":"checkpoint_committed","attempt":1,"step":9,"name":"step-9-a1","bytes":7,"seconds":0.5,"segment":2}'
+
+    event = from_json(old)
+
+    assert isinstance(event, CheckpointCommitted)
+    assert (event.stored_bytes, event.kept, event.lost_seconds, event.local_only) == (None, None, None, False)
+
+
+def test_a_submit_of_an_older_launcher_waits_for_the_last_save_as_long_as_for_any() -> None:
+    old = json.loads(to_json(a_submit()))
+    del old["pace"]["durable_seconds"], old["storage_basis"], old["storage_assumed"]
+
+    event = from_json(json.dumps(old))
+
+    assert isinstance(event, RunSubmitted)
+    assert event.pace.closing_save_seconds == event.pace.save_seconds == 5
 
 
 def test_an_unknown_kind_is_an_error() -> None:

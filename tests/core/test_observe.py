@@ -51,8 +51,9 @@ def stepped(step: int, *, at: float, segment: int = 2) -> TrainerStepped:
     return TrainerStepped(at=after(at), segment=segment, step=step, step_seconds=10.0, metrics={"loss": 0.5})
 
 
-def committed(step: int, *, at: float, segment: int = 2) -> TrainerCommitted:
-    return TrainerCommitted(at=after(at), segment=segment, step=step, name=f"step-{step}-a1", bytes=10**9, seconds=5)
+def committed(step: int, *, at: float, segment: int = 2, **fields: Any) -> TrainerCommitted:
+    plain: dict[str, Any] = {"step": step, "name": f"step-{step}-a1", "bytes": 10**9, "seconds": 5}
+    return TrainerCommitted(at=after(at), segment=segment, **plain | fields)
 
 
 def ended(reason: EndReason, *, step: int = 30) -> TrainerEnded:
@@ -112,6 +113,26 @@ def test_a_life_that_nobody_saw_is_told_in_the_order_in_which_it_happened() -> N
     end = events[-1]
     assert isinstance(end, AttemptEnded)
     assert (end.outcome, end.step, end.gone_at) == ("preempted", 30, after(900))
+
+
+def test_a_step_on_the_local_disk_is_told_again_when_the_run_folder_has_it() -> None:
+    lines = [STARTED, *(committed(step, at=250, local_only=local) for step, local in ((10, True), (20, True)))]
+    early = seen(an_attempt(), RUNNING, *lines, at=300)
+    shipped = [committed(10, at=260), committed(10, at=261), committed(20, at=270)]
+
+    late = seen(an_attempt(*early), RUNNING, *lines, *shipped, at=310)
+
+    assert [(e.step, e.local_only) for e in early if isinstance(e, CheckpointCommitted)] == [(10, True), (20, True)]
+    assert [(e.step, e.local_only) for e in late if isinstance(e, CheckpointCommitted)] == [(10, False), (20, False)]
+
+
+def test_what_a_save_cost_goes_to_the_ledger() -> None:
+    costs = {"lost_seconds": 0.5, "durable_seconds": 9.0, "written_bytes": 7, "stored_bytes": 3 * 10**9, "kept": 3}
+
+    *_, event = seen(an_attempt(), RUNNING, STARTED, committed(10, at=250, **costs), at=300)
+
+    assert isinstance(event, CheckpointCommitted)
+    assert {name: getattr(event, name) for name in costs} == costs
 
 
 def test_what_is_known_is_not_told_again() -> None:

@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 
 from launcher.adapters.snapshot_prices import SnapshotPrices, load_catalog, load_tariffs
 from launcher.core.offers import Capacity, Offer
-from launcher.core.planner import Book, Measured, Plan, plan, save_interval_seconds, why_nothing
+from launcher.core.planner import Book, Plan, plan, why_nothing
 from launcher.core.policy import Rules
 from launcher.core.pricing import Terms
-from launcher.core.workload import History
-from tests.builders import T0, a_spec, an_offer, an_option
+from launcher.core.workload import History, Measured
+from tests.builders import T0, a_spec, an_offer
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -172,16 +172,3 @@ def test_the_embedded_book_plans_20_real_places_of_5_providers() -> None:
     assert len(made.ranked) >= 20
     assert len({e.placement.offer.provider for e in made.ranked}) >= 5
     assert all(r.reason for r in made.refused)
-
-
-def test_a_number_of_steps_sets_the_interval() -> None:
-    assert save_interval_seconds(a_spec(checkpoint={"every_steps": 50}), an_option()) == 500.0
-
-
-@pytest.mark.parametrize("save_seconds", [0.0, 0.001, 0.1, 1.0, 45.0, 600.0])
-def test_the_estimate_takes_the_interval_that_the_hooks_will_choose(save_seconds: float) -> None:
-    from trainer_hooks.schedule import interval_seconds
-
-    found = save_interval_seconds(a_spec(), an_option(save_seconds=save_seconds))
-
-    assert found == pytest.approx(interval_seconds(save_seconds))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from datetime import timedelta
 from decimal import Decimal
+from typing import Any
 
 import pytest
 
@@ -39,9 +41,9 @@ STARTED = AttemptStarted(attempt=1, started_at=after(0))
 RESUMED = TrainingResumed(attempt=1, step=0)
 
 
-def a_commit(step: int, *, attempt: int = 1, size: int = 10**9) -> CheckpointCommitted:
-    name = f"step-{step}-a{attempt}"
-    return CheckpointCommitted(attempt=attempt, step=step, name=name, bytes=size, seconds=5, segment=2)
+def a_commit(step: int, *, attempt: int = 1, size: int = 10**9, **fields: Any) -> CheckpointCommitted:
+    plain: dict[str, Any] = {"name": f"step-{step}-a{attempt}", "bytes": size, "seconds": 5, "segment": 2}
+    return CheckpointCommitted(attempt=attempt, step=step, **plain | fields)
 
 
 def an_end(**fields: object) -> AttemptEnded:
@@ -239,3 +241,47 @@ def test_a_reopened_run_is_open_and_keeps_its_attempts_and_its_bill() -> None:
     assert state.approved_usd == Decimal(500)
     assert (state.next_attempt, state.reopened_after) == (2, 1)
     assert spent_usd(state, after(9999)) == spent_usd(before, after(9999)) > 0
+
+
+def test_stored_checkpoints_cost_what_the_trainer_counted_not_what_their_sizes_add_up_to() -> None:
+    submit = a_submit(storage_usd_per_gb_hour=Decimal("0.01"))
+    frozen_backbone = a_commit(10, size=10**9, stored_bytes=12 * 10**8, kept=3)
+
+    state = a_state(submit, REQUESTED, STARTED, RESUMED, frozen_backbone)
+
+    assert storage_usd(state, state.at + timedelta(hours=10)) == Decimal("0.12")
+
+
+def test_a_save_in_the_last_seconds_is_added_to_what_is_stored() -> None:
+    regular = a_commit(10, stored_bytes=2 * 10**9, kept=2)
+    urgent = a_commit(20, written_bytes=10**8)
+
+    state = a_state(REQUESTED, STARTED, RESUMED, regular, urgent)
+
+    assert state.checkpoint is not None
+    assert (state.checkpoint.step, state.checkpoint.kept, state.checkpoint.stored_bytes) == (20, 3, 21 * 10**8)
+
+
+def test_a_machines_own_disk_is_nothing_to_count_on() -> None:
+    state = a_state(REQUESTED, STARTED, RESUMED, a_commit(10), a_commit(20, local_only=True))
+
+    assert state.committed_step == 10
+    assert (state.attempts[0].committed_step, state.attempts[0].local_step, state.step) == (10, 20, 20)
+
+
+def test_a_save_to_two_places_is_one_save() -> None:
+    cost = {"lost_seconds": 2.0, "durable_seconds": 3.0}
+    shipped = {"lost_seconds": 2.0, "durable_seconds": 40.0}
+    local = [a_commit(10, local_only=True, **cost), a_commit(20, local_only=True, **cost)]
+
+    state = a_state(REQUESTED, STARTED, RESUMED, *local, a_commit(10, **shipped), a_commit(20, **shipped))
+
+    attempt = state.attempts[0]
+    assert (attempt.num_saves, attempt.save_seconds) == (2, 4.0)
+    assert (attempt.num_durable, attempt.durable_seconds) == (2, 80.0)
+
+
+def test_a_save_costs_the_training_that_was_lost_not_only_the_standing_still() -> None:
+    state = a_state(REQUESTED, STARTED, RESUMED, a_commit(10), a_commit(20, seconds=0.01, lost_seconds=0.4))
+
+    assert state.attempts[0].save_seconds == 5.4

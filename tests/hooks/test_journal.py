@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-from tests.hooks.storages import MemoryStorage
+from tests.hooks.storages import Disk, MemoryStorage
 from trainer_hooks import journal as journals
 from trainer_hooks.journal import Journal
 from trainer_hooks.protocol import Committed, Ended, Notice, Started, Step, decode, encode
-from trainer_hooks.storage import Writer
+from trainer_hooks.storage import Buffer, LocalStorage
 
 GOLDEN = Path(__file__).parent.parent / "golden" / "journal-v1.jsonl"
 
@@ -84,6 +82,19 @@ def test_a_second_process_of_an_attempt_adds_segments() -> None:
     assert steps(storage) == [0, 1]
 
 
+def test_a_power_loss_takes_nothing_that_was_flushed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as patch:
+        disk = Disk(tmp_path / "run", patch)
+        journal = Journal(LocalStorage(tmp_path / "run"), attempt=1)
+        journal.claim()
+        journal.append(Step(step=1))
+        journal.close(timeout_seconds=30)
+
+    disk.left_by("nothing synced later", tmp_path / "left")
+
+    assert LocalStorage(tmp_path / "left").names("journal/001") == ("00000000.jsonl", "00000001.jsonl")
+
+
 class Moody(MemoryStorage):
     """Fails while `is_down`, after the object was written if `writes_anyway`; no segment may ever change."""
 
@@ -94,14 +105,12 @@ class Moody(MemoryStorage):
         super().__init__()
         self.has_failed = threading.Event()
 
-    @contextmanager
-    def create(self, path: str) -> Iterator[Writer]:
+    def put(self, path: str, data: Buffer, *, exclusive: bool = False) -> None:
         before = self.files.get(path)
         if self.is_down and not self.writes_anyway:
             self.has_failed.set()
             raise OSError("down")
-        with super().create(path) as writer:
-            yield writer
+        super().put(path, data, exclusive=exclusive)
         assert before in (None, self.files[path]), "a segment is immutable"
         if self.is_down:
             self.has_failed.set()

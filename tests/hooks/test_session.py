@@ -21,7 +21,6 @@ from tests.hooks.folders import checkpoints, control, launch, of_kind, records
 from tests.hooks.storages import Full
 from tests.hooks.training import Death, Parts, Recipe, train, undisturbed
 from trainer_hooks import CheckpointMismatch, CheckpointsDamaged, NotLoadable, SavingFailed, Session
-from trainer_hooks.errors import Superseded
 from trainer_hooks.protocol import Committed, Ended, Notice, ProtocolError, Started, Step
 from trainer_hooks.storage import LocalStorage
 
@@ -297,7 +296,7 @@ def test_other_keywords_are_named_before_anything_is_touched(now: Any, message: 
 def test_a_damaged_checkpoint_is_told_loudly(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with a_session(tmp_path, checkpoint_every_steps=3) as session:
         list(session(range(5)))
-    (tmp_path / "checkpoints/step-5-a1/counter.pt").write_bytes(b"?")
+    (tmp_path / "checkpoints/step-5-a1/manifest.json").write_bytes(b"?")
 
     with a_session(tmp_path) as session:
         assert session.step == 3
@@ -309,7 +308,7 @@ def test_a_damaged_checkpoint_is_told_loudly(tmp_path: Path, capsys: pytest.Capt
 def test_if_all_are_damaged_it_does_not_start_over(tmp_path: Path) -> None:
     with a_session(tmp_path) as session:
         list(session(range(5)))
-    (tmp_path / "checkpoints/step-5-a1/counter.pt").unlink()
+    (tmp_path / "checkpoints/step-5-a1/manifest.json").write_bytes(b"?")
 
     with pytest.raises(CheckpointsDamaged):
         a_session(tmp_path)
@@ -396,6 +395,7 @@ def test_a_failed_save_is_shown_and_the_training_goes_on(
     full = fill(monkeypatch)
     with a_session(tmp_path, checkpoint_every_steps=2) as session:
         for batch in session(range(14)):
+            session._keeper.wait()
             full.is_full = batch in (3, 5, 9, 11)  # at the safe point after that batch
 
     shown = capsys.readouterr().err
@@ -408,10 +408,12 @@ def test_three_failures_in_a_row_end_the_training(tmp_path: Path, monkeypatch: p
     full = fill(monkeypatch)
     session = a_session(tmp_path, checkpoint_every_steps=2)
     with pytest.raises(SavingFailed, match=r"3 saves in a row.*Free space"):
-        run(session(range(100)), lambda batch: setattr(full, "is_full", batch > 4))
+        for batch in session(range(100)):
+            session._keeper.wait()
+            full.is_full = batch > 4
     session.close()
 
-    assert session.step == 10
+    assert 10 <= session.step <= 12, "the third failure shows while the training goes on, at the next save at the latest"
     assert checkpoints(tmp_path) == ["step-2-a1", "step-4-a1"]
     assert [record.reason for record in of_kind(Ended, tmp_path)] == ["failed"]
 
@@ -431,14 +433,14 @@ def test_a_folder_that_cannot_be_written_stops_no_step(tmp_path: Path) -> None:
     with a_session(tmp_path / "file" / "run", checkpoint_every_steps=4) as session, pytest.raises(SavingFailed):
         list(session(range(100)))
 
-    assert session.step == 12
+    assert 12 <= session.step <= 16
 
 
 def test_an_unloadable_state_is_told_at_the_first_save(tmp_path: Path) -> None:
     counter = Counter()
     counter.value = Path("x")  # type: ignore[assignment]  # a user's mistake
 
-    with a_session(tmp_path, counter=counter) as session, pytest.raises(NotLoadable, match="state of counter"):
+    with a_session(tmp_path, counter=counter) as session, pytest.raises(NotLoadable, match="counter: value is a pathlib"):
         list(session(range(3)))
 
 
@@ -558,7 +560,10 @@ def test_without_a_price_there_is_no_cap(tmp_path: Path, monkeypatch: pytest.Mon
 def test_a_superseded_attempt_saves_nothing_and_leaves(tmp_path: Path) -> None:
     old = a_session(tmp_path, checkpoint_every_steps=3)
     with pytest.raises(SystemExit) as caught:
-        run(old(range(10)), lambda batch: a_session(tmp_path).close() if batch == 3 else None)
+        for batch in old(range(10)):
+            old._keeper.wait()
+            if batch == 3:
+                a_session(tmp_path).close()
     old.close()
 
     assert caught.value.code == 75
@@ -598,9 +603,9 @@ def test_steps_where_nothing_is_due_touch_no_storage(tmp_path: Path, monkeypatch
     touched: list[str] = []
 
     class Watched(LocalStorage):
-        def create(self, path: str) -> Any:
+        def put(self, path: str, data: Any, *, exclusive: bool = False) -> None:
             touched.append(path)
-            return super().create(path)
+            super().put(path, data, exclusive=exclusive)
 
         def names(self, folder: str) -> tuple[str, ...]:
             touched.append(folder)
@@ -614,12 +619,3 @@ def test_steps_where_nothing_is_due_touch_no_storage(tmp_path: Path, monkeypatch
                 touched.clear()
             if batch == 998:
                 assert touched == []
-
-
-def test_a_fence_can_be_asked(tmp_path: Path) -> None:
-    session = a_session(tmp_path)
-    a_session(tmp_path).close()
-
-    with pytest.raises(Superseded):
-        session._saver._store.fence()
-    session.close()

@@ -1,4 +1,4 @@
-"""The random state of a process, in types that `torch.load(weights_only=True)` reads back.
+"""The random state of a process, in types that `tree.encode` takes.
 
 {"python": [version, [ints], gauss], "numpy": [name, key, pos, has_gauss, gauss] | None,
  "torch": tensor, "cuda": [tensor per device] | None, "generators": {where in the loader: tensor}}

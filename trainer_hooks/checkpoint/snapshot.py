@@ -1,99 +1,180 @@
-"""The state of the user's objects: taken at a safe point, and put back all or none.
+"""One snapshot of a state: copied chunk by chunk, in part while the training goes on.
 
-Gradients are state too: in the middle of an accumulation they hold batches that were already counted.
+At the safe point `copy_exposed` takes what may change at any moment. `copy_rest` takes the rest on another thread, and
+`fence`, which the session calls before every optimizer step, returns when nothing of it can be torn any more: on a CPU
+when all is copied, on a GPU as soon as the copies are queued before the step.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Mapping
+import ctypes
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from trainer_hooks.errors import CheckpointMismatch
+from trainer_hooks.checkpoint import tree
+from trainer_hooks.checkpoint.image import Image
+from trainer_hooks.checkpoint.manifest import hash_of
+from trainer_hooks.checkpoint.memory import Memory, Slot
+from trainer_hooks.errors import Torn
 
 if TYPE_CHECKING:
     import torch
 
-GRADIENTS = "hooks-gradients"
-RANKS = "hooks-ranks"
-"""What differs between ranks: random state, the loader's own state. The hyphen keeps these from keyword names."""
+
+@dataclass(frozen=True, slots=True)
+class Copied:
+    """A chunk in memory of ours. `wait` returns when its bytes are there: a GPU may still be sending them."""
+
+    chunk: int
+    slot: Slot
+    wait: Callable[[], None]
 
 
-def stateful(objects: Mapping[str, Any]) -> dict[str, Any]:
-    """The keyword objects of a session; `None` is left out.
+class _Queues:
+    """CUDA's streams: copies run on one of their own, behind the safe point and before the next optimizer step."""
 
-    Raises: TypeError: one has no state. ValueError: its name cannot be a file's.
-    """
-    given = {name: thing for name, thing in objects.items() if thing is not None}
-    for name, thing in given.items():
-        if not callable(getattr(thing, "state_dict", None)) or not callable(getattr(thing, "load_state_dict", None)):
-            raise TypeError(
-                f"Session({name}=…) is a {type(thing).__name__}; something with state_dict() and load_state_dict() "
-                "is wanted. Settings are run_uri, checkpoint_every_steps and keep"
-            )
-        if not re.fullmatch(r"[A-Za-z_][A-Za-z0-9_]{0,99}", name):
-            raise ValueError(f"Session({name}=…): give a name of ASCII letters, digits and _, it becomes a file's")
-    return given
+    def __init__(self) -> None:
+        self._begun: dict[torch.device, Any] = {}
+        self._ended: dict[torch.device, Any] = {}
+        self._streams: dict[torch.device, Any] = {}
+
+    def begin(self, rows: tuple[torch.Tensor, ...]) -> None:
+        for device in {row.device for row in rows if row.device.type == "cuda"}:
+            import torch
+
+            self._begun[device] = torch.cuda.current_stream(device).record_event()
+            self._streams[device] = _stream(device)
+
+    def beside_the_training(self) -> Any:
+        """A context in which this thread's copies go to streams of their own."""
+        from contextlib import ExitStack
+
+        stack = ExitStack()
+        for device, stream in self._streams.items():
+            import torch
+
+            stream.wait_event(self._begun[device])
+            stack.enter_context(torch.cuda.stream(stream))
+        return stack
+
+    def end(self) -> None:
+        self._ended = {device: stream.record_event() for device, stream in self._streams.items()}
+
+    def hold_back(self) -> None:
+        """What the training queues from now on comes after the copies."""
+        for device, event in self._ended.items():
+            import torch
+
+            torch.cuda.current_stream(device).wait_event(event)
+        self._ended = {}
+
+    def marker(self, devices: set[torch.device]) -> Callable[[], None]:
+        """A wait for what this thread has queued so far."""
+        if not devices:
+            return lambda: None
+        import torch
+
+        events = [torch.cuda.current_stream(device).record_event() for device in devices]
+
+        def wait() -> None:
+            for event in events:
+                event.synchronize()
+
+        return wait
 
 
-def capture(objects: Mapping[str, Any]) -> dict[str, Any]:
-    """State by component, as live references: they are written before the training goes on."""
-    components = {name: thing.state_dict() for name, thing in objects.items()}
-    gradients = {key: parameter.grad for key, parameter in _parameters(objects) if parameter.grad is not None}
-    return components | ({GRADIENTS: gradients} if gradients else {})
+_STREAMS: dict[Any, Any] = {}
 
 
-def check(objects: Mapping[str, Any], components: Mapping[str, Any], *, checkpoint: str) -> None:
-    """Raises: CheckpointMismatch: the checkpoint is of other objects than these. Nothing was touched."""
-    there = {name for name in components if name not in (GRADIENTS, RANKS)}
-    _demand(sorted(there - objects.keys()), "has {}, and Session(…) was not given it", checkpoint)
-    _demand(sorted(objects.keys() - there), "has no {}, which Session(…) was given", checkpoint)
-    unknown = components.get(GRADIENTS, {}).keys() - dict(_parameters(objects)).keys()
-    _demand(sorted(unknown), "has gradients of {}, a parameter that is not here", checkpoint)
+def _stream(device: torch.device) -> Any:
+    """One per device and process: a stream of its own for every save would never be freed."""
+    import torch
+
+    if device not in _STREAMS:
+        _STREAMS[device] = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch
+    return _STREAMS[device]
 
 
-def apply(objects: Mapping[str, Any], components: Mapping[str, Any], *, checkpoint: str) -> None:
-    """Put the state into the live objects.
+@dataclass(slots=True)
+class Snapshot:
+    """Of the chunks that this rank writes."""
 
-    Raises: CheckpointMismatch: an object does not take its state; do not train on, some were already changed.
-    """
-    check(objects, components, checkpoint=checkpoint)
-    for name, thing in objects.items():
+    image: Image
+    memory: Memory
+    chunks: tuple[int, ...]
+    is_audited: bool = False
+    _queues: _Queues = field(default_factory=_Queues)
+    _is_copied: threading.Event = field(default_factory=threading.Event)
+    _digests: dict[int, str] = field(default_factory=dict)
+    _torn: str = ""
+    is_fenced: bool = False
+
+    def copy_exposed(self, *, everything: bool = False) -> list[Copied]:
+        """To be called at the safe point, by the thread that trains."""
+        if self.is_audited:
+            self._digests = {number: self._digest(number) for number in self._waiting_tensors()}
+        now = [chunk for chunk in self.chunks if everything or not self.image.may_wait(chunk)]
+        copied = [self._copy(chunk, waits=False) for chunk in now]
+        self._queues.begin(self.image.rows)
+        if len(now) == len(self.chunks):
+            self._is_copied.set()
+        return copied
+
+    def copy_rest(self) -> Iterator[Copied]:
+        """What `copy_exposed` left, one by one as there is memory. Whatever happens, no fence waits for ever."""
         try:
-            thing.load_state_dict(components[name])
-        except Exception as error:  # whatever a user's own class may raise
-            why = " ".join(str(error).split()).rstrip(".")  # torch's are a list over several lines
-            raise CheckpointMismatch(
-                f"{name} does not take its state from checkpoint {checkpoint}: {why}. "
-                "If the script was changed on purpose, start over in another run folder (run_uri=…)"
-            ) from error
-    gradients = components.get(GRADIENTS, {})
-    for key, parameter in _parameters(objects):
-        saved = gradients.get(key)
-        parameter.grad = None if saved is None else saved.to(parameter.device)
+            if not self._is_copied.is_set():
+                with self._queues.beside_the_training():
+                    for chunk in filter(self.image.may_wait, self.chunks):
+                        yield self._copy(chunk, waits=True)
+            self._audit()
+        finally:
+            self._queues.end()
+            self._is_copied.set()
 
+    def fence(self) -> None:
+        """Returns when the state may be changed."""
+        self._is_copied.wait()
+        self._queues.hold_back()
+        self.is_fenced = True
 
-def _parameters(objects: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each parameter once, under a name that is the same in every process."""
-    seen: set[int] = set()
-    for name, thing in objects.items():
-        for key, parameter in _named(thing):
-            if id(parameter) not in seen:
-                seen.add(id(parameter))
-                yield f"{name}.{key}", parameter
+    def demand_whole(self) -> None:
+        """Raises: Torn: the audit found that something changed between the safe point and the fence."""
+        if self._torn:
+            raise Torn(
+                f"{self._torn} changed between the safe point and optimizer.step(), while it was being saved. Change "
+                "it after the step, or set LAUNCH_CHECKPOINT_SNAPSHOT=blocking"
+            )
 
+    def _copy(self, chunk: int, *, waits: bool) -> Copied:
+        slot = self.memory.take(self.image.layout.chunk_bytes[chunk], waits=waits)
+        return Copied(chunk, slot, self._fill(chunk, slot))
 
-def _named(thing: Any) -> Iterator[tuple[str, torch.Tensor]]:
-    if callable(getattr(thing, "named_parameters", None)):
-        yield from thing.named_parameters()
-    elif isinstance(groups := getattr(thing, "param_groups", None), list):
-        for number, group in enumerate(groups):
-            yield from ((f"{number}.{at}", parameter) for at, parameter in enumerate(group["params"]))
+    def _fill(self, chunk: int, slot: Slot) -> Callable[[], None]:
+        end, devices = 0, set[Any]()
+        for copy in self.image.copies[chunk]:
+            ctypes.memset(slot.address + end, 0, copy.to_byte - end)  # the hash is of the gaps, too
+            end = copy.to_byte + copy.bytes
+            row = self.image.rows[copy.tensor]
+            if row.device.type == "cpu":
+                ctypes.memmove(slot.address + copy.to_byte, row.data_ptr() + copy.from_byte, copy.bytes)
+                continue
+            devices.add(row.device)
+            slot.tensor()[copy.to_byte : end].copy_(
+                row[copy.from_byte : copy.from_byte + copy.bytes], non_blocking=slot.is_pinned
+            )
+        ctypes.memset(slot.address + end, 0, slot.bytes - end)
+        return self._queues.marker(devices)
 
+    def _audit(self) -> None:
+        """The last look before an optimizer may step: is what was copied what there was at the safe point?"""
+        changed = {number for number, digest in self._digests.items() if self._digest(number) != digest}
+        self._torn = ", ".join(path for path, number in tree.walk(self.image.state) if number in changed)
 
-def _demand(wrong: list[str], complaint: str, checkpoint: str) -> None:
-    if wrong:
-        raise CheckpointMismatch(
-            f"checkpoint {checkpoint} {complaint.format(', '.join(wrong))}. Give Session(…) the same keywords as "
-            "in the run that wrote it, or start over in another run folder (run_uri=…)"
-        )
+    def _waiting_tensors(self) -> set[int]:
+        return {copy.tensor for chunk in self.chunks if self.image.may_wait(chunk) for copy in self.image.copies[chunk]}
+
+    def _digest(self, number: int) -> str:
+        return hash_of(self.image.rows[number].cpu().numpy())

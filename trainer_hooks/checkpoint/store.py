@@ -1,28 +1,38 @@
-"""Checkpoints of a run: written so that a reader sees a whole one or none, verified before they are used.
+"""The checkpoints of a run: committed so that a reader sees a whole one or none, verified before they are used.
 
-checkpoints/step-<N>-a<attempt>/<component>.pt     hashed while written
-checkpoints/step-<N>-a<attempt>/manifest.json      written last: the commit
+chunks/<hash>                                       put once, for any number of checkpoints
+checkpoints/step-<N>-a<attempt>/manifest.json       put last, and only if there is none: the commit
 """
 
 from __future__ import annotations
 
 import errno
-import hashlib
-import io
-import pickle
 import re
-import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import UTC, datetime
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from trainer_hooks.checkpoint import manifest as manifests
-from trainer_hooks.checkpoint.manifest import File, Manifest
-from trainer_hooks.errors import CheckpointsDamaged, Damaged, NotLoadable, Superseded
+from trainer_hooks.checkpoint.chunks import Chunks
+from trainer_hooks.checkpoint.manifest import Chunk, Manifest
+from trainer_hooks.checkpoint.reader import WRONG_OBJECT, Reader, retried
+from trainer_hooks.checkpoint.retention import Candidate, Retention, kept
+from trainer_hooks.errors import CheckpointsDamaged, Damaged, Superseded
 from trainer_hooks.protocol import CHECKPOINTS, MANIFEST, checkpoint_name, parse_checkpoint_name
-from trainer_hooks.storage import Storage, Writer
+
+if TYPE_CHECKING:
+    from trainer_hooks.storage import Storage
+
+Fetch = Callable[[Reader], Sequence[Any]]
+"""Reads what this process wants of each tensor, in the order of the manifest; `None` where that is nothing."""
+
+
+def whole_tensors(reader: Reader) -> list[Any]:
+    numbers = range(len(reader.manifest.tensors))
+    found = reader.read(numbers)
+    return [found[number] for number in numbers]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,11 +55,12 @@ class Skipped:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loaded:
-    """A verified checkpoint, in memory, applied to nothing yet."""
+    """A verified checkpoint, in memory, applied to nothing yet. `places` are what each rank had of its own."""
 
     name: str
     manifest: Manifest
     components: Mapping[str, Any]
+    places: Sequence[Any]
     skipped: Sequence[Skipped] = ()
 
     @property
@@ -57,29 +68,56 @@ class Loaded:
         return max((max(0, one.step - self.manifest.step) for one in self.skipped), default=0)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """`stored_bytes` of all chunks in the run folder: what is paid for."""
+
+    names: tuple[str, ...]  # the newest first
+    stored_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _Entry:
+    """What pruning needs of a manifest."""
+
+    candidate: Candidate
+    hashes: frozenset[str]
+
+
 class Store:
     """The checkpoints in one run folder. Every method raises OSError where the storage fails."""
 
-    def __init__(self, storage: Storage, *, owner: Owner, keep: int) -> None:
+    def __init__(self, storage: Storage, *, owner: Owner, retention: Retention) -> None:
+        self.owner = owner
+        self.parallel = storage.parallel  # how many chunks at once pay off
         self._storage = storage
-        self._owner = owner
-        self._keep = keep
+        self._retention = retention
+        self._chunks = Chunks(storage)
+        self._entries: dict[str, _Entry] = {}
         self._verified: set[str] = set()  # committed or verified by this process
-        self._proven: set[str] = set()  # components that were read back once
+        self._damaged: set[str] = set()
+        self._turn = threading.Lock()  # a commit and a prune each see the folder as the other left it
 
-    def load_newest(self) -> Loaded | None:
+    def load_newest(self, *, fetch: Fetch = whole_tensors) -> Loaded | None:
         """The newest checkpoint that verifies: of the highest attempt, of its highest step.
 
         `None` only if nothing was ever committed. Raises: CheckpointsDamaged: something was, and none verifies.
+        OSError: the newest one cannot be read, but may be another time; an older one would lose its steps for good.
         """
         skipped: list[Skipped] = []
-        for _, step, name in self._candidates():
+        for _, step, name in self._all():
             try:
-                loaded = self.load(name, skipped=skipped)
-            except (Damaged, OSError) as error:
-                skipped.append(Skipped(name, step, str(error)))
+                return self.load(name, skipped=skipped, fetch=fetch)
+            except FileNotFoundError:
                 continue
-            return loaded
+            except Damaged as error:
+                skipped.append(Skipped(name, step, str(error)))
+            except OSError as error:
+                raise OSError(
+                    error.errno,
+                    f"checkpoint {name} cannot be read ({error.strerror or error}); start again later, or, if it "
+                    f"stays so, delete {CHECKPOINTS}/{name} to go on from an older one",
+                ) from error
         if skipped:
             found = "; ".join(f"{one.name}: {one.why}" for one in skipped)
             raise CheckpointsDamaged(
@@ -88,73 +126,205 @@ class Store:
             )
         return None
 
-    def load(self, name: str, *, skipped: Sequence[Skipped] = ()) -> Loaded:
-        """Read and verify one checkpoint. Raises: Damaged."""
-        folder = f"{CHECKPOINTS}/{name}"
-        raw = self._storage.read(f"{folder}/{MANIFEST}", limit_bytes=manifests.LIMIT_BYTES)
-        manifest = manifests.decode(raw, name=name)
-        components = {
-            file.removesuffix(".pt"): _parse(self._read(f"{folder}/{file}", entry), file)
-            for file, entry in manifest.files.items()
-        }
-        self._verified.add(name)
-        return Loaded(name=name, manifest=manifest, components=components, skipped=tuple(skipped))
+    def load(
+        self, name: str, *, skipped: Sequence[Skipped] = (), fetch: Fetch = whole_tensors, is_first: bool = True
+    ) -> Loaded:
+        """Read one checkpoint and verify it; where not `is_first`, only the chunks that this process needs of it.
 
-    def commit(self, step: int, components: Mapping[str, Any], *, cursor: Mapping[str, Any]) -> Manifest:
-        """Write a checkpoint; it exists when this returns. On any failure nothing of it is left, if possible.
-
-        Raises: Superseded: a newer attempt exists. NotLoadable: a component cannot be read back.
+        Raises: Damaged. FileNotFoundError: it was never committed.
         """
-        name = checkpoint_name(step, self._owner.attempt)
-        try:
-            self._discard(name)  # left by a process that had this attempt's number, or failed to verify
-            files = {f"{part}.pt": self._write(name, part, state) for part, state in components.items()}
-            manifest = self._manifest(step, cursor=cursor, files=files)
-            self.fence()
-            with self._storage.create(f"{CHECKPOINTS}/{name}/{MANIFEST}") as writer:
-                writer.write(manifests.encode(manifest))
-        except Exception:
-            with suppress(OSError):
-                self._discard(name)
-            raise
-        self._verified.add(name)
+        manifest = self.manifest(name)
+        with self._judged(name, manifest) as reader:
+            tensors = fetch(reader)
+            if is_first:
+                reader.verify()
+                self._verified.add(name)
+            components, places = _decoded(manifest, tensors)
+        return Loaded(name=name, manifest=manifest, components=components, places=places, skipped=tuple(skipped))
+
+    def verify(self, name: str) -> Manifest:
+        """Hash every chunk of a checkpoint, in little memory.
+
+        Raises: Damaged. FileNotFoundError: it was never committed.
+        """
+        manifest = self.manifest(name)
+        with self._judged(name, manifest) as reader:
+            reader.verify()
+            self._verified.add(name)
         return manifest
 
+    def manifest(self, name: str) -> Manifest:
+        """What a checkpoint says of itself; its chunks were not looked at.
+
+        Raises: Damaged. FileNotFoundError: it was never committed.
+        """
+        path = f"{CHECKPOINTS}/{name}/{MANIFEST}"
+        try:
+            raw = retried(lambda: self._storage.read(path, limit_bytes=manifests.LIMIT_BYTES))
+            manifest = manifests.decode(raw, name=name)
+        except FileNotFoundError:
+            raise
+        except OSError as error:
+            if error.errno not in WRONG_OBJECT:
+                raise
+            self._damaged.add(name)
+            raise Damaged(f"{path} is not what was written: {error.strerror or error}") from error
+        except Damaged:
+            self._damaged.add(name)
+            raise
+        self._entries[name] = _entry(name, manifest)
+        return manifest
+
+    def names(self) -> tuple[str, ...]:
+        """Of all checkpoints, the newest first; what was begun and never committed among them."""
+        return tuple(name for _, _, name in self._all())
+
+    def knows(self, chunk_hash: str) -> bool:
+        """Whether this chunk need not be written. If so, it stays until the next commit."""
+        return self._chunks.knows(chunk_hash)
+
+    def read_chunk(self, chunk: Chunk) -> memoryview:
+        """Raises: Damaged: it is not what was written."""
+        return self._chunks.read(chunk)
+
+    def put_chunk(self, chunk_hash: str, data: memoryview) -> int:
+        """Bytes written, 0 where the chunk is known; it stays until the next commit. From any thread."""
+        return self._chunks.put(chunk_hash, data)
+
+    def commit(self, manifest: Manifest) -> None:
+        """The checkpoint exists when this returns, and not before.
+
+        Raises: Superseded: a newer attempt exists, or another process has the same number. NotLoadable: see `encode`.
+        OSError: a chunk is missing, or the storage fails: then it may exist, whole, or not.
+        """
+        if manifest.attempt != self.owner.attempt:
+            raise ValueError(f"the manifest is of attempt {manifest.attempt}, this is attempt {self.owner.attempt}")
+        name = checkpoint_name(manifest.step, manifest.attempt)
+        raw = manifests.encode(manifest)
+        with self._turn:
+            self._chunks.settle(manifest.chunks)
+            self.fence()
+            if name in self._damaged:
+                self._discard(name)
+            self._put_manifest(name, manifest, raw)
+            self._entries[name] = _entry(name, manifest)
+            self._verified.add(name)
+            self._chunks.landed(self._entries[name].hashes)
+
     def has(self, step: int) -> bool:
-        """Whether this process committed (or loaded) the checkpoint that this attempt would write at `step`."""
-        return checkpoint_name(step, self._owner.attempt) in self._verified
+        """Whether this process committed (or verified) the checkpoint that this attempt would write at `step`."""
+        return checkpoint_name(step, self.owner.attempt) in self._verified
+
+    def abandon(self) -> None:
+        """The save that was going on came to nothing: what it wrote may be removed."""
+        self._chunks.abandon()
+
+    def committed_elsewhere(self, manifest_hashes: Iterable[str]) -> None:
+        """Rank 0 committed a save that this rank's chunks are part of; from now on it may remove all others.
+
+        Every rank but the first calls it after every commit: what it knew besides is not to be relied upon.
+        """
+        hashes = set(manifest_hashes)
+        self._chunks.forget_but(hashes)
+        self._chunks.landed(hashes)
 
     def fence(self) -> None:
         """Raises: Superseded: an attempt with a higher number has written here, so the run is no longer ours."""
         for newer in attempts(self._storage):
-            if newer > self._owner.attempt:
-                raise Superseded(f"attempt {newer} of this run exists, this is attempt {self._owner.attempt}")
+            if newer > self.owner.attempt:
+                raise Superseded(f"attempt {newer} of this run exists, this is attempt {self.owner.attempt}")
 
-    def prune(self) -> None:
-        """Keep the newest `keep` verified checkpoints; may be repeated after a crash at any point.
+    def prune(self) -> Kept:
+        """Remove the checkpoints that need not be kept, then the chunks that no other refers to.
 
-        Others go once that many are kept, the manifest of each before its data: what is half deleted is no
-        checkpoint. Attempts newer than ours are not ours to touch.
+        May be repeated after a crash at any point: each manifest goes before its chunks, and what has none is no
+        checkpoint. Only verified checkpoints count as kept; as long as there are fewer than `keep` of them, none is
+        removed. Other processes must not be writing: what they have in flight is not known here.
+
+        Raises: Superseded: a newer attempt exists; what is here is not ours to remove.
         """
-        ours = [one for one in self._all() if one[0] <= self._owner.attempt]
-        kept = [name for _, _, name in ours if name in self._verified][: self._keep]
-        for _, _, name in ours:
-            may_be_needed = len(kept) < self._keep and name not in self._verified and self._is_committed(name)
-            if name not in kept and not may_be_needed:
-                self._discard(name)
+        with self._turn:
+            self.fence()
+            there = self._surveyed()
+            keep = self._kept(there)
+            for name in there:
+                if name not in keep:
+                    self._discard(name)
+            names = tuple(name for name in there if name in keep)
+            referenced = self._referenced(names)
+            stored = self._chunks.stored_bytes() if referenced is None else self._chunks.remove_but(referenced)
+            return Kept(names=names, stored_bytes=stored)
 
     def _all(self) -> list[tuple[int, int, str]]:
         """`(attempt, step, name)`, the newest first."""
         return sorted(_checkpoints(self._storage), reverse=True)
 
-    def _candidates(self) -> Iterator[tuple[int, int, str]]:
-        return (one for one in self._all() if self._is_committed(one[2]))
-
-    def _is_committed(self, name: str) -> bool:
+    @contextmanager
+    def _judged(self, name: str, manifest: Manifest) -> Iterator[Reader]:
+        """A reader; if it raises Damaged, so is the checkpoint."""
+        self._verified.discard(name)
         try:
-            return MANIFEST in self._storage.names(f"{CHECKPOINTS}/{name}")
-        except OSError:
-            return True  # unreadable: whoever loads it will say why
+            self._chunks.demand_none_wrong(manifest.chunks)
+            yield Reader(self._storage, manifest, on_chunk=self._chunks.heard)
+            self._damaged.discard(name)
+        except Damaged:
+            self._damaged.add(name)
+            self._verified.discard(name)
+            raise
+
+    def _put_manifest(self, name: str, manifest: Manifest, raw: bytes) -> None:
+        path = f"{CHECKPOINTS}/{name}/{MANIFEST}"
+        try:
+            self._storage.put(path, raw, exclusive=True)
+        except FileExistsError as error:
+            if not self._is_there(name, manifest):
+                raise Superseded(f"another process of attempt {self.owner.attempt} has written {name}") from error
+            self._storage.sync(f"{CHECKPOINTS}/{name}")
+            self._storage.sync(CHECKPOINTS)
+
+    def _is_there(self, name: str, manifest: Manifest) -> bool:
+        """Whether an earlier try of this commit succeeded, though its answer was a failure."""
+        try:
+            return self.manifest(name).certificate == manifest.certificate
+        except (Damaged, FileNotFoundError):
+            return False
+
+    def _surveyed(self) -> tuple[str, ...]:
+        """All that may be pruned, the newest first; their manifests were read once. Links and leftovers, too."""
+        names = tuple(name for attempt, _, name in self._all() if attempt <= self.owner.attempt)
+        for name in names:
+            if name not in self._entries and name not in self._damaged:
+                with suppress(Damaged, FileNotFoundError):
+                    self.manifest(name)
+        return names
+
+    def _kept(self, names: Sequence[str]) -> set[str]:
+        """An older attempt's may be kept unverified, beside the verified ones and never in place of them."""
+        verified = [self._entries[name].candidate for name in names if name in self._verified]
+        if len(verified) < self._retention.keep:
+            return {name for name in names if name in self._entries or name in self._damaged}
+        intact = [self._entries[name].candidate for name in names if name in self._entries.keys() - self._damaged]
+        return kept(verified, self._retention) | kept(intact, self._retention)
+
+    def _referenced(self, names: Sequence[str]) -> set[str] | None:
+        """Hashes in all manifests that are left; `None` if one of them cannot be told."""
+        if any(name not in self._entries for name in names):
+            return None
+        found = {chunk_hash for name in names for chunk_hash in self._entries[name].hashes}
+        for stranger in set(self._storage.names(CHECKPOINTS)) - set(names):
+            found |= self._hashes_of_stranger(stranger)
+        return found
+
+    def _hashes_of_stranger(self, name: str) -> set[str]:
+        """Who copied or renamed a checkpoint's folder wants to keep it."""
+        path = f"{CHECKPOINTS}/{name}/{MANIFEST}"
+        try:
+            raw = retried(lambda: self._storage.read(path, limit_bytes=manifests.LIMIT_BYTES))
+        except OSError as error:
+            if error.errno not in WRONG_OBJECT:
+                raise
+            return set()
+        return {found.decode() for found in re.findall(rb'"([0-9a-f]{32})"', raw)}
 
     def _discard(self, name: str) -> None:
         try:
@@ -162,101 +332,16 @@ class Store:
         except OSError as error:
             if error.errno != errno.ELOOP:  # a link is removed as such; what it leads to is not ours
                 raise
+        self._entries.pop(name, None)
         self._verified.discard(name)
+        self._damaged.discard(name)
         self._storage.delete(f"{CHECKPOINTS}/{name}")
-
-    def _write(self, name: str, part: str, state: Any) -> File:
-        import torch
-
-        path = f"{CHECKPOINTS}/{name}/{part}.pt"
-        with self._storage.create(path) as target:
-            writer = _HashingWriter(target)
-            try:
-                torch.save(state, writer)  # type: ignore[arg-type]  # it needs no more than `write`
-            except (AttributeError, TypeError, pickle.PicklingError) as error:
-                raise NotLoadable(_not_loadable(part, error)) from error
-            writer.finish()
-        file = File(bytes=writer.bytes, sha256=writer.sha256())
-        if part not in self._proven:
-            self._prove(path, part, file)
-        return file
-
-    def _prove(self, path: str, part: str, file: File) -> None:
-        """Read a component back, once: the user learns now what the resume could not load."""
-        import torch
-
-        try:
-            raw = self._read(path, file)
-        except Damaged as error:
-            raise OSError(f"{path} was read back differently: {error}") from error
-        try:
-            torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-        except Exception as error:  # torch raises what it likes
-            raise NotLoadable(_not_loadable(part, error)) from error
-        self._proven.add(part)
-
-    def _read(self, path: str, file: File) -> bytes:
-        """The bytes that were hashed are the bytes that are returned: nothing is read twice."""
-        raw = self._storage.read(path, limit_bytes=file.bytes)
-        if len(raw) != file.bytes:
-            raise Damaged(f"{path} has {len(raw):,} bytes, {file.bytes:,} were written")
-        if hashlib.sha256(raw).hexdigest() != file.sha256:
-            raise Damaged(f"{path} is not what was written: its hash differs")
-        return raw
-
-    def _manifest(self, step: int, *, cursor: Mapping[str, Any], files: Mapping[str, File]) -> Manifest:
-        import torch
-
-        return Manifest(
-            step=step,
-            attempt=self._owner.attempt,
-            run_id=self._owner.run_id,
-            created_at=datetime.fromtimestamp(time.time(), UTC),
-            torch=torch.__version__,
-            world_size=self._owner.world_size,
-            cursor=cursor,
-            files=files,
-        )
 
 
 def attempts(storage: Storage) -> set[int]:
     """Numbers of the attempts that have written to this run folder."""
     journals = {int(name) for name in storage.names("journal") if re.fullmatch(r"\d{1,9}", name)}
     return journals | {attempt for attempt, _, _ in _checkpoints(storage)}
-
-
-class _HashingWriter:
-    """Hashes and counts what it passes on.
-
-    A failure is kept until `finish`: raised inside `torch.save` it would come out as another error.
-    """
-
-    def __init__(self, target: Writer) -> None:
-        self._target = target
-        self._hash = hashlib.sha256()
-        self._error: BaseException | None = None
-        self.bytes = 0
-
-    def write(self, data: Any) -> int:
-        size = len(data)
-        if self._error is None:
-            try:
-                self._hash.update(data)
-                self._target.write(data)
-                self.bytes += size
-            except BaseException as error:  # a signal handler may raise anything, anywhere
-                self._error = error
-        return size
-
-    def flush(self) -> None:
-        """The storage flushes at its end."""
-
-    def finish(self) -> None:
-        if self._error is not None:
-            raise self._error
-
-    def sha256(self) -> str:
-        return self._hash.hexdigest()
 
 
 def _checkpoints(storage: Storage) -> Iterator[tuple[int, int, str]]:
@@ -266,20 +351,13 @@ def _checkpoints(storage: Storage) -> Iterator[tuple[int, int, str]]:
             yield parsed[1], parsed[0], name
 
 
-def _parse(raw: bytes, file: str) -> Any:
-    import torch
-
-    try:
-        return torch.load(io.BytesIO(raw), map_location="cpu", weights_only=True)
-    except Exception as error:  # the hash fits, so somebody else wrote it: it may raise anything
-        raise Damaged(f"{file} is no component's state ({type(error).__name__})") from error
+def _entry(name: str, manifest: Manifest) -> _Entry:
+    candidate = Candidate(name=name, step=manifest.step, attempt=manifest.attempt, metrics=manifest.metrics)
+    return _Entry(candidate, frozenset(chunk.hash for chunk in manifest.chunks))
 
 
-def _not_loadable(part: str, error: Exception) -> str:
-    blocked = re.search(r"GLOBAL (\S+)", str(error))
-    found = f"it holds a {blocked[1]}" if blocked else f"{type(error).__name__}: {error}"
-    return (
-        f"the state of {part} cannot be read back without running code from the file: {found}. "
-        f"Let {part}.state_dict() return tensors, numbers, strings, lists and dicts only "
-        "(for a scheduler or an own class: int(…), float(…), .tolist() instead of numpy values)"
-    )
+def _decoded(manifest: Manifest, tensors: Sequence[Any]) -> tuple[dict[str, Any], list[Any]]:
+    from trainer_hooks.checkpoint import tree
+
+    components = {name: tree.decode(plain, tensors) for name, plain in manifest.state.items()}
+    return components, [tree.decode(plain, tensors) for plain in manifest.ranks]

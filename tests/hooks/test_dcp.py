@@ -1,0 +1,88 @@
+"""Whoever has `torch.distributed.checkpoint` can load our checkpoints, on any number of ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import cache
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch.distributed import checkpoint as dcp
+from torch.distributed.checkpoint.api import CheckpointException
+from torch.distributed.checkpoint.metadata import BytesStorageMetadata, TensorStorageMetadata
+from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, set_optimizer_state_dict
+
+from tests.hooks.distributed import on_ranks
+from tests.hooks.sharded import ChunkReader, Written, part_of, train, whole, write
+from trainer_hooks.checkpoint import tree
+from trainer_hooks.checkpoint.dcp import DcpReader
+from trainer_hooks.checkpoint.shards import merge, state_of
+
+written = cache(write)
+
+NAMES = ["2.weight", "2.bias", "0.weight", "0.bias"]  # as the optimizer's groups have them
+
+
+@pytest.mark.parametrize(("saved", "loaded"), [("fsdp4", "fsdp2"), ("ddp2", "fsdp4"), ("tensor4", "plain")])
+def test_dcp_loads_model_and_optimizer_to_the_bit_on_other_ranks(saved: str, loaded: str) -> None:
+    checkpoint = written(saved)
+
+    states = on_ranks(int(loaded[-1]) if loaded[-1].isdecimal() else 1, _load, loaded, checkpoint)
+
+    for state in states:
+        assert list(state) == list(checkpoint.whole)
+        for where, tensor in checkpoint.whole.items():
+            assert torch.equal(state[where], tensor), where
+
+
+def test_the_metadata_names_shards_as_they_lie() -> None:
+    metadata = DcpReader(ChunkReader(written("fsdp4"))).read_metadata()
+
+    entry = metadata.state_dict_metadata["model.0.weight"]
+    assert isinstance(entry, TensorStorageMetadata)
+    assert (entry.size, entry.properties.dtype) == (torch.Size([12, 8]), torch.float32)
+    assert [tuple(chunk.offsets) for chunk in entry.chunks] == [(0, 0), (3, 0), (6, 0), (9, 0)]
+    assert isinstance(metadata.state_dict_metadata["optimizer.param_groups.0.lr"], BytesStorageMetadata)
+
+
+def test_what_is_no_tensor_is_loaded_too() -> None:
+    kept = {"lr": 0.25, "betas": (0.9, 0.99), "name": "x", "counts": np.arange(6).reshape(2, 3), "none": None}
+    live: dict[str, Any] = {"lr": 0.0, "betas": (0.0, 0.0), "name": "", "counts": np.zeros((2, 3), int), "none": 1}
+
+    loaded = on_ranks(1, _load_values, kept, live)[0]
+
+    assert np.array_equal(loaded.pop("counts"), kept.pop("counts"))
+    assert loaded == kept
+
+
+def test_a_key_that_is_not_there_is_refused() -> None:
+    assert "model.3.weight" in on_ranks(1, _load_unknown, written("plain"))[0]
+
+
+def _load(rank: int, kind: str, checkpoint: Written) -> Mapping[str, torch.Tensor]:
+    objects = train(rank, kind, seed=2, steps=0)
+    model, optimizer = objects["model"], objects["optimizer"]
+    state = {"model": state_of(model), "optimizer": get_optimizer_state_dict(model, optimizer)}
+    dcp.load(state, storage_reader=DcpReader(ChunkReader(checkpoint), names={"optimizer": NAMES}))
+    set_optimizer_state_dict(model, optimizer, state["optimizer"])
+    return whole(objects)
+
+
+def _load_values(rank: int, kept: dict[str, Any], live: dict[str, Any]) -> dict[str, Any]:
+    found: list[torch.Tensor] = []
+    plain = {"extra": tree.encode(kept, found)}
+    part, chunks = part_of(rank, found)
+    reader = DcpReader(ChunkReader(Written(plain, merge([part]), chunks, {})))
+    state = {"extra": live}
+    dcp.load(state, storage_reader=reader)
+    return state["extra"]
+
+
+def _load_unknown(rank: int, checkpoint: Written) -> str:
+    try:
+        dcp.load({"model": {"3.weight": torch.zeros(2)}}, storage_reader=DcpReader(ChunkReader(checkpoint)))
+    except CheckpointException as error:
+        return str(error)
+    return ""

@@ -1,0 +1,99 @@
+"""What `launch status RUN` and the followed run say of checkpoints."""
+
+from __future__ import annotations
+
+import io
+from decimal import Decimal
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from launcher.core.events import AttemptRequested, AttemptStarted, CheckpointCommitted, TrainingResumed
+from launcher.core.state import RunState
+from launcher.render.live import sentence
+from launcher.render.status import run_json, show_run
+from launcher.render.words import Money, size
+from tests.builders import a_placement, a_state, a_submit, after, entries
+
+STORED = {"stored_bytes": 2_700_000_000, "kept": 3}
+
+
+def a_run(commit: dict[str, Any], **submit: Any) -> RunState:
+    plain: dict[str, Any] = {"step": 1000, "name": "step-1000-a1", "bytes": 10**9, "seconds": 0.1, "segment": 1}
+    return a_state(
+        a_submit(**submit),
+        AttemptRequested(attempt=1, placement=a_placement(usd_per_hour="36"), why="test"),
+        AttemptStarted(attempt=1, started_at=after(60)),
+        TrainingResumed(attempt=1, step=0),
+        CheckpointCommitted(attempt=1, **plain | commit),
+    )
+
+
+def shown(state: RunState) -> str:
+    out = io.StringIO()
+    show_run(Console(file=out, width=140), state, after(600), Money(), supervised=True)
+    return out.getvalue()
+
+
+def test_what_is_kept_is_shown_with_its_monthly_price_and_where_that_comes_from() -> None:
+    price = {"storage_usd_per_gb_hour": Decimal("0.023") / 730, "storage_basis": "aws's standard class"}
+
+    assert "3 kept, 2.70 GB, $0.06/month (aws's standard class)" in shown(a_run(STORED, **price))
+
+
+def test_a_price_that_nobody_knows_is_not_shown_as_one() -> None:
+    price = {"storage_usd_per_gb_hour": Decimal("0.07") / 730, "storage_basis": "unknown", "storage_assumed": True}
+    state = a_run(STORED, **price)
+
+    assert "3 kept, 2.70 GB, price unknown; $0.19/month at most known" in shown(state)
+    assert run_json(state, after(600), supervised=True)["stored"]["usd_per_month"] is None
+
+
+@pytest.mark.parametrize(("basis", "said"), [("on this machine's disk", "on this machine's disk"), ("", "unknown")])
+def test_no_price_is_never_0_dollars(basis: str, said: str) -> None:
+    text = shown(a_run(STORED, storage_basis=basis))
+
+    line = next(line for line in text.splitlines() if "3 kept" in line)
+    assert said in line
+    assert "$" not in line
+
+
+def test_of_an_older_trainer_only_the_newest_checkpoint_is_shown() -> None:
+    state = a_run({})
+
+    assert "Checkpoint  step 1,000" in shown(state)
+    assert "kept" not in shown(state)
+    assert run_json(state, after(600), supervised=True)["stored"] is None
+
+
+def test_a_machine_reads_the_same_numbers() -> None:
+    state = a_run(STORED, storage_usd_per_gb_hour=Decimal("0.023") / 730, storage_basis="aws's standard class")
+
+    found = run_json(state, after(600), supervised=True)["stored"]
+
+    assert found == {
+        "checkpoints": 3,
+        "bytes": 2_700_000_000,
+        "usd_per_month": "0.062100",
+        "basis": "aws's standard class",
+    }
+
+
+def test_steps_of_damaged_checkpoints_are_shown_with_their_price() -> None:
+    resumed = TrainingResumed(attempt=1, step=900, resumed_from="step-900-a1", lost_steps=100)
+    state = a_run({})
+    (entry,) = entries(resumed, first_seq=6)
+
+    # 100 steps of 10 s at $36/h
+    text = sentence(entry, state, Money())
+
+    assert text == "attempt 1: resumed at step 900, 100 steps ($10.00) of damaged checkpoints are lost"
+
+
+@pytest.mark.parametrize(
+    ("count", "text"),
+    [(2_700_000_000, "2.70 GB"), (10_332_895, "10.3 MB"), (8192, "8.2 kB"), (812, "812 B"), (10**12, "1,000.00 GB")],
+)
+def test_a_size_has_the_unit_that_leaves_digits(count: int, text: str) -> None:
+    assert size(count) == text
