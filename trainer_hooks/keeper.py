@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from trainer_hooks.checkpoint.certificate import verify_restored
 from trainer_hooks.checkpoint.emergency import InFlight, Plan, Situation, decide
 from trainer_hooks.checkpoint.fences import Fences
 from trainer_hooks.checkpoint.reader import Reader
-from trainer_hooks.checkpoint.resharding import Targets, read_tensors
+from trainer_hooks.checkpoint.resharding import OwnTargets, Targets, read_tensors
 from trainer_hooks.checkpoint.retention import Retention
 from trainer_hooks.checkpoint.saver import MAX_FAILURES_IN_ROW, Costs, Saver, Wanted
 from trainer_hooks.checkpoint.store import Loaded, Owner, Store
@@ -26,6 +27,7 @@ from trainer_hooks.settings import Settings
 from trainer_hooks.storage import LocalStorage, Storage
 
 DECIDING_SECONDS = 30.0
+PARTING_SECONDS = 5.0
 CLOSING_SECONDS = 120.0
 """At the end of a process, for what is still being written; whoever ends it meanwhile loses only that."""
 
@@ -46,6 +48,7 @@ class Keeper:
     ) -> None:
         self._objects = objects
         self._ranks = ranks
+        self._settings = settings
         owner = Owner(run_id=settings.run_id, attempt=attempt, world_size=ranks.world_size)
         retention = _retention(settings)
         remote = Store(storage, owner=owner, retention=retention)
@@ -98,7 +101,8 @@ class Keeper:
         if loaded is None:
             return None
         state.apply(self._objects, loaded.components, checkpoint=loaded.name)
-        for name in verify_restored(loaded.manifest, state.capture(self._objects, spent=())):
+        differing = verify_restored(loaded.manifest, state.capture(self._objects, spent=()))
+        for name in differing if loaded.manifest.world_size == 1 else set(differing) - {state.GRADIENTS}:
             say(
                 f"spotlaunch: WARNING: {name} does not come back from checkpoint {loaded.name} as it was saved, so "
                 f"this training may differ from an undisturbed one; let {name}.load_state_dict() restore all that "
@@ -114,8 +118,9 @@ class Keeper:
 
     def begin(self, wanted: Wanted) -> None:
         """A save at a safe point. Raises: NotLoadable."""
-        ownership, spent = self._fences.ownership(), self._fences.spent_gradients()
-        self._saver.begin(wanted, state.capture(self._objects, spent=spent), ownership)
+        components = state.capture(self._objects, spent=self._fences.spent_gradients())
+        gradients = frozenset(id(gradient) for gradient in components.get(state.GRADIENTS, {}).values())
+        self._saver.begin(wanted, components, replace(self._fences.ownership(), each_ranks_own=gradients))
 
     def wait(self) -> None:
         """Until the save in flight is over, well or not."""
@@ -156,11 +161,13 @@ class Keeper:
         self._saver.wait()
         if Plan(plan) is not Plan.LOCAL_ONLY:
             self._saver.wait_shipped()
-        return f"step {self._saver.committed_step or 0:,} is saved; {why}"
+        saved = self._saver.committed_step if Plan(plan) is Plan.LOCAL_ONLY else self._saver.durable_step
+        return f"{'nothing' if saved is None else f'step {saved:,}'} is saved; {why}"
 
     def close(self) -> None:
         """What is in flight is finished. May be repeated."""
         self._saver.close(timeout_seconds=CLOSING_SECONDS)
+        self._board.close(timeout_seconds=PARTING_SECONDS)
         self._fences.remove()
 
     def _load(self) -> Loaded | None:
@@ -174,21 +181,27 @@ class Keeper:
     def _fetch(self, reader: Reader) -> Sequence[Any]:
         manifest = reader.manifest
         state.check(self._objects, manifest.state, checkpoint=checkpoint_name(manifest.step, manifest.attempt))
-        return read_tensors(reader, manifest.state, manifest.tensors, Targets(self._live()))
-
-    def _live(self) -> dict[str, Any]:
-        return {**self._objects, state.GRADIENTS: state.parameters(self._objects)}
+        targets = Targets({**self._objects, state.GRADIENTS: state.parameters(self._objects)})
+        own = OwnTargets(targets, f"{state.GRADIENTS}/", self._ranks, manifest.world_size)
+        return read_tensors(reader, manifest.state, manifest.tensors, own)
 
     def _situation(self, wanted: Wanted, seconds_left: float | None) -> Situation:
-        save, costs = self._saver.current, self._saver.costs
+        """With a local disk, what counts is the run folder behind it: a machine takes its disk along."""
+        save, costs, shipper = self._saver.current, self._saver.costs, self._shipper
+        speed = costs.bytes_per_second if costs else None
         flying = InFlight(step=save.wanted.step, bytes_left=save.left_bytes) if save is not None else None
+        if shipper is not None and shipper.cargo is not None:
+            flying = InFlight(step=shipper.cargo.manifest.step, bytes_left=shipper.cargo.left_bytes)
         return Situation(
             step=wanted.step,
-            saved_step=max((n for n in (self._found_step, self._saver.committed_step) if n is not None), default=None),
+            saved_step=max((n for n in (self._found_step, self._saver.durable_step) if n is not None), default=None),
             seconds_left=seconds_left,
             new_bytes=costs.written_bytes if costs else 0,
-            remote_speed=costs.bytes_per_second if costs else None,
+            remote_speed=speed if shipper is None else shipper.bytes_per_second,
             in_flight=flying,
+            capture_seconds=costs.stood_seconds if costs else 0.0,
+            local_speed=speed if shipper is not None else None,
+            local_survives=self._settings.local_survives,
         )
 
 

@@ -82,6 +82,7 @@ class CheckpointTerms:
     checkpoint_snapshot: SnapshotMode = "overlap"
     checkpoint_audit: bool = False
     checkpoint_local: str | None = None  # absolute path of a folder on a fast local disk
+    checkpoint_local_survives: bool = False  # the next attempt finds what lies there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +112,7 @@ class Contract(CheckpointTerms):
             "LAUNCH_CHECKPOINT_SNAPSHOT": self.checkpoint_snapshot,
             "LAUNCH_CHECKPOINT_AUDIT": int(self.checkpoint_audit),
             "LAUNCH_CHECKPOINT_LOCAL": self.checkpoint_local,
+            "LAUNCH_CHECKPOINT_LOCAL_SURVIVES": int(self.checkpoint_local_survives),
             "LAUNCH_NOTICE": ",".join(self.notice),
             "LAUNCH_NOTICE_SECONDS": self.notice_seconds,
             "LAUNCH_PRICE_USD_PER_HOUR": self.price_usd_per_hour,
@@ -161,6 +163,7 @@ def checkpoint_terms(environ: Mapping[str, str]) -> CheckpointTerms:
         checkpoint_snapshot=_snapshot(environ),
         checkpoint_audit=_switch(environ, "LAUNCH_CHECKPOINT_AUDIT"),
         checkpoint_local=_local(environ),
+        checkpoint_local_survives=_switch(environ, "LAUNCH_CHECKPOINT_LOCAL_SURVIVES"),
     )
 
 

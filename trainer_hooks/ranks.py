@@ -69,7 +69,7 @@ class Agreement:
     def __init__(self, ranks: Ranks) -> None:
         self._ranks = ranks
         self._post = open_post(ranks)
-        self._asked = 0  # by this rank, and not granted yet
+        self._asked = 0  # by this rank, since the last decision
         self._asks = 0  # of this rank so far
         self._wish: tuple[int, Any] = (0, None)  # the highest that rank 0 knows of
         self._answered: dict[int, int] = {}  # how many asks of each rank were read
@@ -95,9 +95,8 @@ class Agreement:
         self._checks += 1
         self._next_step = step + decision["steps"]
         self.note = decision["note"]
+        self._asked = 0
         verdict: int = decision["verdict"]
-        if verdict >= self._asked:
-            self._asked = 0
         return verdict
 
     def close(self, *, timeout_seconds: float) -> None:

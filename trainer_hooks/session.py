@@ -48,6 +48,10 @@ from trainer_hooks.settings import Settings, resolve
 from trainer_hooks.storage import Storage, open_storage
 
 
+PARTING_SECONDS = 5.0
+"""That rank 0 stays for the others to read what it said last: it serves the store through which they talk."""
+
+
 class Session:
     """One attempt of a training, restored from the newest checkpoint when it is made.
 
@@ -328,8 +332,7 @@ class Session:
 
     def _yield_to_newer(self) -> NoReturn:
         self._has_ended = True  # and the newer attempt has the word
-        self._ending.forget()
-        self._attention.stop()
+        self._close_down()
         self._leave(f"{self._keeper.superseded}; nothing more was saved")
 
     def _demand_saves(self) -> None:
@@ -375,14 +378,18 @@ class Session:
             self._end(reason)
         raise SystemExit(EXIT_RESCHEDULE)
 
+    def _close_down(self) -> None:
+        self._keeper.close()
+        self._agreement.close(timeout_seconds=PARTING_SECONDS)
+        self._ending.forget()
+        self._attention.stop()
+
     def _end(self, reason: EndReason) -> None:
         """The attempt's last record; the first one counts."""
         if self._has_ended:
             return
         self._has_ended = True
-        self._keeper.close()
-        self._ending.forget()
-        self._attention.stop()
+        self._close_down()
         self._reporter.end(reason, self.step, self._pace.step_seconds)
 
 

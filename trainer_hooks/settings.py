@@ -33,6 +33,7 @@ class Settings:
     snapshot: SnapshotMode = "overlap"
     audit: bool = False
     local: str | None = None  # this run's own folder on a fast local disk, the first tier
+    local_survives: bool = False  # the next attempt finds what lies there
     notice: tuple[str, ...]
     notice_seconds: float | None
     price: Price
@@ -61,6 +62,7 @@ def resolve(environ: Mapping[str, str], *, run_uri: str | None, every: Every | N
         snapshot=terms.checkpoint_snapshot,
         audit=terms.checkpoint_audit,
         local=None if terms.checkpoint_local is None else _own_folder(terms.checkpoint_local, run_id, uri),
+        local_survives=terms.checkpoint_local_survives,
         notice=contract.notice if contract and "LAUNCH_NOTICE" in environ else default_names(),
         notice_seconds=contract.notice_seconds if contract else None,
         price=price,

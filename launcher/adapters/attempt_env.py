@@ -45,6 +45,7 @@ def attempt_environment(
         checkpoint_snapshot=saving.snapshot,
         checkpoint_audit=saving.audit,
         checkpoint_local=saving.local,
+        checkpoint_local_survives=saving.local_survives,
         notice=notice_sources(placement.offer.provider),
         notice_seconds=placement.offer.notice_seconds / time_scale,
         price_usd_per_hour=hourly * Decimal(str(time_scale)),

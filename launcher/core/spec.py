@@ -192,6 +192,9 @@ class Checkpoint(Model):
     local: AbsolutePath | None = Field(
         default=None, description="folder on the training machine's fast disk, written before `uri`"
     )
+    local_survives: bool = Field(
+        default=False, description="the next attempt finds what lies in `local`, e.g. on a Slurm node's own disk"
+    )
     size: Gigabytes | None = Field(default=None, description="of one checkpoint; about 14 bytes a parameter with Adam")
     save_seconds: Seconds | None = Field(default=None, description="of training that one save costs")
 

@@ -60,6 +60,7 @@ def test_the_whole_environment() -> None:
         "LAUNCH_CHECKPOINT_KEEP": "3",
         "LAUNCH_CHECKPOINT_SNAPSHOT": "overlap",
         "LAUNCH_CHECKPOINT_AUDIT": "0",
+        "LAUNCH_CHECKPOINT_LOCAL_SURVIVES": "0",
         "LAUNCH_NOTICE": "ec2,signal",
         "LAUNCH_NOTICE_SECONDS": "120.0",
         "LAUNCH_PRICE_USD_PER_HOUR": "45.000",

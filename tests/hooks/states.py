@@ -35,7 +35,8 @@ def build(
 ) -> tuple[Manifest, list[bytes]]:
     """The manifest of a state, and the bytes of its chunks. Each component has chunks of its own."""
     tensors: list[torch.Tensor] = []
-    state, groups = {}, []
+    state: dict[str, Any] = {}
+    groups: list[int] = []
     for number, (name, component) in enumerate(components.items()):
         state[name] = tree.encode(component, tensors)
         groups += [number] * (len(tensors) - len(groups))

@@ -177,8 +177,14 @@ def huge(shape: tuple[int, ...], **changes: Any) -> dict[str, Any]:
     return {"shape": shape, "pieces": (Piece((0,) * len(shape), shape, Spot(1, 0)),), **changes}
 
 
-def with_state(state: dict[str, Any]) -> Callable[[Path, Path], None]:
-    return lambda folder, outside: write(folder, replace(step_20(folder), state={"model": state})) and None
+def with_state(state: dict[str, Any]) -> Callable[[Path, Path], object]:
+    return lambda folder, outside: write(folder, replace(step_20(folder), state={"model": state}))
+
+
+def beside_other_files(folder: Path, outside: Path) -> None:
+    write(folder, step_20(folder))
+    bomb(folder / "checkpoints" / "step-20-a1" / "model.pt", outside)
+    bomb(folder / "chunks" / "0", outside)
 
 
 NOT_WRITTEN = "not what was written"
@@ -222,11 +228,7 @@ DAMAGED: dict[str, tuple[Callable[[Path, Path], object], str]] = {
 HARMLESS: dict[str, Callable[[Path, Path], object]] = {
     "a bomb whose hash is right": a_bomb_that_is_a_chunk,
     "a million entries that nobody needs": a_million_entries(4096, 40),
-    "other files": lambda folder, outside: (
-        write(folder, step_20(folder)),
-        bomb(folder / "checkpoints" / "step-20-a1" / "model.pt", outside),
-        bomb(folder / "chunks" / "0", outside),
-    ),
+    "bombs beside it": beside_other_files,
 }
 LINKED = {
     "checkpoints": ("OSError", "symbolic link"),

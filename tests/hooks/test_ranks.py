@@ -64,7 +64,8 @@ def test_a_store_of_their_own_serves_where_torch_hides_its_own() -> None:
 
 
 def test_what_all_ask_for_at_once_is_done_once() -> None:
-    saved_at = on_ranks(3, _save_all_at_12)
+    """Though the others' wishes arrive when the decision for that step is taken already."""
+    saved_at = on_ranks(3, _save_all_at_14)
 
     assert saved_at == [[14]] * 3
 
@@ -149,13 +150,16 @@ def _without_the_groups_store(rank: int) -> int:
     return verdict
 
 
-def _save_all_at_12(rank: int) -> list[int]:
+def _save_all_at_14(rank: int) -> list[int]:
     agreement = Agreement(find_ranks({}))
     saved_at = []
     for step in range(60):
-        _step(step)
-        if agreement.reach(SAVE if step == 12 else 0, step=step, steps_to_next=7):
+        if rank > 0:
+            _step(step)
+        if agreement.reach(SAVE if step == 14 else 0, step=step, steps_to_next=7):
             saved_at.append(step)
+        if rank == 0:
+            _step(step)
     return saved_at
 
 
@@ -164,18 +168,13 @@ def _save_on_one_while_another_ends(rank: int) -> list[int]:
     agreement = Agreement(find_ranks({}))
     verdicts = []
     for step in range(4):
-        _step(step)
-        if rank == 0:
-            asked = SAVE if step == 1 else 0
-            verdicts.append(agreement.reach(asked, step=step, steps_to_next=1))
+        if rank == 1:
             _step(step)
-        else:
-            if step == 1:
-                _step(step)
-            verdicts.append(agreement.reach(PREEMPTED if step >= 1 else 0, step=step, steps_to_next=1))
-            if step != 1:
-                _step(step)
-    return [verdict for verdict in verdicts if verdict][:2]
+        asked = (SAVE if rank == 0 else PREEMPTED) if step == 1 else 0
+        verdicts.append(agreement.reach(asked, step=step, steps_to_next=1))
+        if rank == 0:
+            _step(step)
+    return [verdict for verdict in verdicts if verdict]
 
 
 def _step_without_a_store(rank: int) -> int:

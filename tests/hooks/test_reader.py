@@ -107,11 +107,11 @@ def test_verifying_reads_what_was_not_read_yet_and_equal_chunks_once() -> None:
 
 def test_equal_tensors_do_not_share_memory() -> None:
     storage = MemoryStorage()
-    found = Reader(storage, stored(storage, {"a": [torch.zeros(9)], "b": [torch.zeros(9)]})).read([0, 1])
+    found = Reader(storage, stored(storage, {"a": [torch.ones(9)], "b": [torch.ones(9)]})).read([0, 1])
 
     found[0] += 1
 
-    assert torch.equal(torch.zeros(9), found[1])
+    assert torch.equal(torch.ones(9), found[1])
 
 
 def test_tensors_of_one_chunk_have_storages_of_their_own() -> None:
@@ -295,17 +295,19 @@ def test_what_does_not_fit_into_memory_is_refused_before_it_is_read(monkeypatch:
 
 
 def test_the_first_failure_ends_the_work_of_all_threads() -> None:
-    done: list[int] = []
+    done, has_failed = list[int](), threading.Event()
 
     def work(item: int) -> None:
-        if item == 3:
+        if item == 1:
+            has_failed.set()
             raise KeyError(item)
+        has_failed.wait()
         done.append(item)
 
     with pytest.raises(KeyError):
-        in_parallel(work, range(1_000_000), threads=4)
+        in_parallel(work, range(1_000_000), threads=2)
 
-    assert len(done) < 1_000_000
+    assert len(done) < 999_999
 
 
 def test_everything_is_worked_on_once() -> None:

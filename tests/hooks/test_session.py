@@ -413,7 +413,9 @@ def test_three_failures_in_a_row_end_the_training(tmp_path: Path, monkeypatch: p
             full.is_full = batch > 4
     session.close()
 
-    assert 10 <= session.step <= 12, "the third failure shows while the training goes on, at the next save at the latest"
+    assert 10 <= session.step <= 12, (
+        "the third failure shows while the training goes on, at the next save at the latest"
+    )
     assert checkpoints(tmp_path) == ["step-2-a1", "step-4-a1"]
     assert [record.reason for record in of_kind(Ended, tmp_path)] == ["failed"]
 
@@ -440,7 +442,10 @@ def test_an_unloadable_state_is_told_at_the_first_save(tmp_path: Path) -> None:
     counter = Counter()
     counter.value = Path("x")  # type: ignore[assignment]  # a user's mistake
 
-    with a_session(tmp_path, counter=counter) as session, pytest.raises(NotLoadable, match="counter: value is a pathlib"):
+    with (
+        a_session(tmp_path, counter=counter) as session,
+        pytest.raises(NotLoadable, match="counter: value is a pathlib"),
+    ):
         list(session(range(3)))
 
 

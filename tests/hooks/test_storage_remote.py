@@ -258,6 +258,37 @@ def test_uploads_in_parts_that_others_left_are_aborted_below_the_folder_only(s3:
     assert [upload["Key"] for upload in left if upload["Key"] in keys] == keys[2:]
 
 
+class NoPrefixes:
+    """A server that lists one upload a page, and those of the whole bucket, whatever is asked."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = list(keys)
+        self.aborted: list[str] = []
+
+    def split_path(self, where: str) -> tuple[str, str, None]:
+        bucket, _, key = where.partition("/")
+        return bucket, key, None
+
+    def call_s3(self, method: str, *, KeyMarker: str = "", Key: str = "", **asked: Any) -> dict[str, Any]:  # noqa: N803  # as S3 has them
+        if method == "abort_multipart_upload":
+            self.aborted.append(Key)
+            return {}
+        number = self.keys.index(KeyMarker) + 1 if KeyMarker else 0
+        key = self.keys[number]
+        page = {"Uploads": [{"Key": key, "UploadId": "u"}], "NextKeyMarker": key, "NextUploadIdMarker": "u"}
+        return page | {"IsTruncated": number + 1 < len(self.keys)}
+
+
+def test_a_sweep_of_many_pages_aborts_no_upload_of_another_folder() -> None:
+    server = NoPrefixes("run/c/a", "other/c/a", "run/c/b", "run/cc/a")
+    storage = FsspecStorage("memory://x")
+    storage._protocol, storage._files, storage._root = "s3", server, "bucket/run"
+
+    storage.sweep("c")
+
+    assert server.aborted == ["run/c/a", "run/c/b"]
+
+
 def test_who_may_not_list_uploads_does_not_sweep(s3_line: OnS3) -> None:
     uri, line = s3_line
     line.troubles = [Trouble(kind="answer", times=1000, status=403, code="AccessDenied")]

@@ -10,7 +10,7 @@ import threading
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, ClassVar, get_args
 
 import pytest
 
@@ -430,6 +430,10 @@ def test_two_processes_with_the_same_number_do_not_overwrite_each_other() -> Non
 def test_a_commit_whose_answer_was_lost_is_not_lost() -> None:
     class Mute(MemoryStorage):
         is_mute = True
+        synced: ClassVar[list[str]] = []
+
+        def sync(self, folder: str) -> None:
+            self.synced.append(folder)
 
         def put(self, path: str, data: Buffer, *, exclusive: bool = False) -> None:
             super().put(path, data, exclusive=exclusive)
@@ -447,6 +451,7 @@ def test_a_commit_whose_answer_was_lost_is_not_lost() -> None:
 
     assert store.has(10)
     assert step_of(a_store(storage, attempt=2).load_newest()) == 10
+    assert {"checkpoints", "checkpoints/step-10-a1"} < set(storage.synced), "its names may not have been durable"
 
 
 def test_a_damaged_checkpoint_of_the_same_name_makes_way(tmp_path: Path) -> None:

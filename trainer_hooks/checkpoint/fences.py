@@ -19,10 +19,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Ownership:
-    """Addresses of the storages that change in a step only, and of those that are never trained."""
+    """Addresses of the storages that change in a step only, and of those that are never trained; and ids of tensors
+    that differ between ranks which hold all else alike.
+    """
 
     owned: frozenset[int] = frozenset()
     frozen: frozenset[int] = frozenset()
+    each_ranks_own: frozenset[int] = frozenset()
 
 
 class Fences:

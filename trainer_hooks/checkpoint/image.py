@@ -54,22 +54,51 @@ class Image:
         return self.layout.chunk_groups[chunk] % _SHARDED != EXPOSED
 
     def is_mine(self, chunk: int, *, rank: int, world_size: int) -> bool:
-        """Ranks share the writing of what all of them hold."""
-        return chunk >= self.replicated_chunks or chunk % world_size == rank
+        """Ranks share the writing of what all of them hold alike.
+
+        Buffers they do not: the statistics of a batch norm are each rank's own, and DDP goes by the first one's.
+        """
+        if chunk >= self.replicated_chunks:
+            return True
+        return rank == (chunk % world_size if self.may_wait(chunk) else 0)
 
 
-def image_of(components: Mapping[str, Any], *, owned: frozenset[int], frozen: frozenset[int]) -> Image:
+@dataclass(frozen=True, slots=True)
+class Own:
+    """Tensors (by id) that are every rank's own: kept as one, with a first dimension of `world_size`."""
+
+    tensors: frozenset[int] = frozenset()
+    rank: int = 0
+    world_size: int = 1
+
+    def shard(self, tensor: torch.Tensor) -> shards.Shard:
+        if id(tensor) not in self.tensors or self.world_size == 1 or shards.is_sharded(tensor):
+            return shards.local_pieces(tensor)
+        shape = tuple(tensor.shape)
+        return shards.Shard(
+            (self.world_size, *shape), (self.rank, *(0 for _ in shape)), tensor.contiguous()[None], is_mine=True
+        )
+
+    def is_part(self, tensor: torch.Tensor) -> bool:
+        """Whether this rank holds what no other does."""
+        return shards.is_sharded(tensor) or (id(tensor) in self.tensors and self.world_size > 1)
+
+
+def image_of(
+    components: Mapping[str, Any], *, owned: frozenset[int], frozen: frozenset[int], own: Own | None = None
+) -> Image:
     """`owned` and `frozen` are addresses of storages (see `address_of`).
 
     Raises: NotLoadable: a component holds what cannot be kept without running code.
     """
     found: list[Any] = []
+    own = own or Own()
     state = {name: _encoded(name, component, found) for name, component in components.items()}
-    held = [shards.local_pieces(tensor) for tensor in found]
+    held = [own.shard(tensor) for tensor in found]
     locals_ = [_plain(one.local) for one in held]
     rows = tuple(_row(local) if one.is_mine else _row(local)[:0] for one, local in zip(held, locals_, strict=True))
     groups = [
-        _group(local, owned, frozen) + (_SHARDED if shards.is_sharded(tensor) else 0)
+        _group(local, owned, frozen) + (_SHARDED if own.is_part(tensor) else 0)
         for tensor, local in zip(found, locals_, strict=True)
     ]
     layout = lay_out([len(row) for row in rows], groups)

@@ -11,6 +11,7 @@ from trainer_hooks.checkpoint.manifest import Stored
 from trainer_hooks.checkpoint.reader import Box
 from trainer_hooks.checkpoint.shards import Shape, is_sharded, local_pieces, state_of
 from trainer_hooks.errors import CheckpointMismatch
+from trainer_hooks.ranks import Ranks
 
 if TYPE_CHECKING:
     import torch
@@ -51,6 +52,9 @@ class Targets:
             else:
                 self._leaves |= dict(_sharded_leaves(name, thing))
 
+    def is_sharded(self, where: str) -> bool:
+        return where in self._leaves
+
     def of(self, where: str, shape: Shape) -> Target | None:
         """`where` as `tree.walk` says it. Raises: CheckpointMismatch: the live tensor has another shape."""
         if (leaf := self._leaves.get(where)) is not None:
@@ -63,21 +67,45 @@ class Targets:
         return _target(parameter) if shape == tuple(parameter.shape) else _whole(parameter, shape)
 
 
+@dataclass(frozen=True, slots=True)
+class OwnTarget:
+    """Of a tensor that every rank had one of: this rank's, or, on another number of ranks, the mean of all.
+
+    Gradients are averaged over the ranks in the end, so the mean of the means is what it would have been.
+    """
+
+    box: Box
+
+    def wrap(self, local: torch.Tensor) -> torch.Tensor:
+        return local[0] if len(local) == 1 else local.mean(0)
+
+
+@dataclass(frozen=True, slots=True)
+class OwnTargets:
+    """`targets`, but for what lies below `prefix` and is not sharded."""
+
+    targets: Targets
+    prefix: str
+    ranks: Ranks
+    saved_world_size: int
+
+    def of(self, where: str, shape: Shape) -> Target | OwnTarget | None:
+        if not where.startswith(self.prefix) or self.saved_world_size == 1 or self.targets.is_sharded(where):
+            return self.targets.of(where, shape)
+        if self.saved_world_size == self.ranks.world_size:
+            return OwnTarget(Box((self.ranks.rank, *(0 for _ in shape[1:])), (1, *shape[1:])))
+        return OwnTarget(Box(tuple(0 for _ in shape), shape))
+
+
 def read_tensors(
-    reader: Reading, state: Mapping[str, Any], stored: Sequence[Stored], targets: Targets
+    reader: Reading, state: Mapping[str, Any], stored: Sequence[Stored], targets: Targets | OwnTargets
 ) -> list[torch.Tensor | None]:
     """What `tree.decode` wants beside `state`: DTensors where `targets` has one. `None`: `state` does not use it."""
-    import torch
-
-    targets_of = {number: targets.of(where, stored[number].shape) for where, number in reversed([*tree.walk(state)])}
-    boxes = {number: _box(target, stored[number]) for number, target in targets_of.items()}
-    found = reader.read_boxes({number: box for number, box in boxes.items() if 0 not in box.shape})
+    wanted = {number: targets.of(where, stored[number].shape) for where, number in reversed([*tree.walk(state)])}
+    found = reader.read_boxes({number: _box(target, stored[number]) for number, target in wanted.items()})
     tensors: list[torch.Tensor | None] = [None] * len(stored)
-    for number, target in targets_of.items():
-        local = found.get(number)
-        if local is None:  # there are more ranks than rows, or nothing at all
-            local = torch.empty(boxes[number].shape, dtype=getattr(torch, stored[number].dtype))
-        tensors[number] = local if target is None else target.wrap(local)
+    for number, target in wanted.items():
+        tensors[number] = found[number] if target is None else target.wrap(found[number])
     return tensors
 
 
@@ -107,7 +135,7 @@ def _sharded_leaves(name: str, thing: Any) -> Iterator[tuple[str, DTensor]]:
             yield where, found[number]
 
 
-def _box(target: Target | None, stored: Stored) -> Box:
+def _box(target: Target | OwnTarget | None, stored: Stored) -> Box:
     return Box((0,) * len(stored.shape), stored.shape) if target is None else target.box
 
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from trainer_hooks.checkpoint import shards, tree
 from trainer_hooks.checkpoint.fences import Ownership
-from trainer_hooks.checkpoint.image import Image, image_of
+from trainer_hooks.checkpoint.image import Image, Own, image_of
 from trainer_hooks.checkpoint.manifest import Chunk, Manifest, hash_of
 from trainer_hooks.checkpoint.memory import Memory
 from trainer_hooks.checkpoint.snapshot import Copied, Snapshot
@@ -81,6 +81,7 @@ class Save:
 class Costs:
     """Of the last save that was committed, in seconds and bytes."""
 
+    stood_seconds: float
     lost_seconds: float
     durable_seconds: float
     written_bytes: int
@@ -113,7 +114,8 @@ class Saver:
         self._saves = 0
         self._counting = threading.Lock()
         self.is_urgent = False
-        self.committed_step: int | None = None
+        self.committed_step: int | None = None  # on the first tier
+        self.durable_step: int | None = None  # in the run folder
         self.costs: Costs | None = None
         self.failures_in_row = 0
         self.last_failure = ""
@@ -131,7 +133,8 @@ class Saver:
         """
         started = time.monotonic()
         self.wait()
-        image = image_of(components, owned=ownership.owned, frozen=ownership.frozen)
+        own = Own(ownership.each_ranks_own, self._ranks.rank, self._ranks.world_size if self._ranks.can_agree else 1)
+        image = image_of(components, owned=ownership.owned, frozen=ownership.frozen, own=own)
         save = Save(wanted=wanted, snapshot=self._snapshot(image), started=started)
         save.total_bytes = sum(image.layout.chunk_bytes[chunk] for chunk in save.snapshot.chunks)
         try:
@@ -160,6 +163,8 @@ class Saver:
         """Write no more of the save in flight; what it has written serves the next one."""
         if self._current is not None:
             self._current.is_given_up = True
+        if self._shipper is not None:
+            self._shipper.give_up()
 
     def wait_shipped(self) -> None:
         """Until what was committed on the local disk is in the run folder, too, or could not be brought there."""
@@ -283,6 +288,7 @@ class Saver:
     def _record(self, save: Save, manifest: Manifest, *, durable_seconds: float) -> None:
         lost_seconds = save.stood_seconds + max(save.fenced_seconds, self._slowed_seconds())
         self.costs = Costs(
+            stood_seconds=save.stood_seconds,
             lost_seconds=lost_seconds,
             durable_seconds=durable_seconds,
             written_bytes=save.written_bytes,
@@ -299,7 +305,9 @@ class Saver:
             local_only=self._shipper is not None,
         )
         self._journal.append(self._pruned(self._store, record))
-        if self._shipper is not None:
+        if self._shipper is None:
+            self.durable_step = manifest.step
+        else:
             self._shipper.ship(manifest, self._shipped(record, save.started))
 
     def _shipped(self, record: Committed, started: float) -> Shipped:
@@ -310,6 +318,7 @@ class Saver:
                 self._failed(record.step, error)
             else:
                 seconds = time.monotonic() - started
+                self.durable_step = record.step
                 arrived = replace(record, durable_seconds=seconds, written_bytes=written_bytes, local_only=False)
                 self._journal.append(self._pruned(store, arrived))
 

@@ -7,9 +7,11 @@ machine. A checkpoint is shipped chunk by chunk, each hashed again on the way; o
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from trainer_hooks.checkpoint.manifest import Chunk, Manifest
@@ -33,36 +35,53 @@ class Shipped(Protocol):
 
 
 @dataclass(slots=True)
-class _Cargo:
+class Cargo:
+    """A checkpoint on its way."""
+
     manifest: Manifest
     shipped: Shipped
+    left_bytes: int
+    is_given_up: bool = False
 
 
 class Shipper:
-    """Rank 0's."""
+    """Rank 0's. `bytes_per_second` is how fast the last checkpoint was shipped, `None` before there was anything to."""
 
     def __init__(self, local: Store, remote: Store) -> None:
         self._local = local
         self._remote = remote
-        self._waiting: _Cargo | None = None
-        self._is_busy = False
+        self._waiting: Cargo | None = None
+        self._current: Cargo | None = None
         self._is_closed = False
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self.bytes_per_second: float | None = None
+
+    @property
+    def cargo(self) -> Cargo | None:
+        """What is on its way, or next."""
+        return self._current or self._waiting
 
     def ship(self, manifest: Manifest, shipped: Shipped) -> None:
-        """Later, but before anything older that still waits."""
+        """As soon as what is on its way has arrived; in the place of what still waits."""
         with self._changed:
-            self._waiting = _Cargo(manifest, shipped)
+            self._waiting = Cargo(manifest, shipped, left_bytes=manifest.bytes)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="spotlaunch-ship", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
 
+    def give_up(self) -> None:
+        """Bring nothing more of what is on its way or waits; nobody is told."""
+        with self._changed:
+            self._waiting = None
+            if self._current is not None:
+                self._current.is_given_up = True
+
     def wait(self, timeout_seconds: float | None = None) -> bool:
         """Until everything has arrived or failed."""
         with self._changed:
-            return self._changed.wait_for(lambda: self._waiting is None and not self._is_busy, timeout_seconds)
+            return self._changed.wait_for(lambda: self._waiting is None and self._current is None, timeout_seconds)
 
     def close(self, *, timeout_seconds: float) -> None:
         self.wait(timeout_seconds)
@@ -73,34 +92,40 @@ class Shipper:
     def _work(self) -> None:
         while True:
             with self._changed:
+                self._current = None
+                self._changed.notify_all()
                 self._changed.wait_for(lambda: self._waiting is not None or self._is_closed)
-                cargo, self._waiting = self._waiting, None
-                if cargo is None:
-                    return
-                self._is_busy = True
+                cargo = self._current = self._waiting
+                self._waiting = None
+            if cargo is None:
+                return
             try:
-                written_bytes, error = self._carry(cargo.manifest), None
+                written_bytes, error = self._carry(cargo), None
             except Exception as caught:  # the top of a thread
                 written_bytes, error = 0, caught
                 self._remote.abandon()
-            try:
+            # An older one that fails behind a newer one was perhaps removed from the disk meanwhile.
+            if error is None or not (cargo.is_given_up or self._waiting is not None):
                 cargo.shipped(self._remote, written_bytes=written_bytes, error=error)
-            finally:
-                with self._changed:
-                    self._is_busy = False
-                    self._changed.notify_all()
 
-    def _carry(self, manifest: Manifest) -> int:
-        chunks = {chunk.hash: chunk for chunk in manifest.chunks}.values()
+    def _carry(self, cargo: Cargo) -> int:
+        started = time.monotonic()
+        chunks = {chunk.hash: chunk for chunk in cargo.manifest.chunks}.values()
         with ThreadPoolExecutor(self._remote.parallel, thread_name_prefix="spotlaunch-ship") as pool:
-            written_bytes = sum(pool.map(self._carry_chunk, chunks))
-        self._remote.commit(manifest)
+            written_bytes = sum(pool.map(partial(self._carry_chunk, cargo), chunks))
+        self._remote.commit(cargo.manifest)
+        if written_bytes:
+            self.bytes_per_second = written_bytes / (time.monotonic() - started)
         return written_bytes
 
-    def _carry_chunk(self, chunk: Chunk) -> int:
-        if self._remote.knows(chunk.hash):
-            return 0
-        return self._remote.put_chunk(chunk.hash, self._local.read_chunk(chunk))
+    def _carry_chunk(self, cargo: Cargo, chunk: Chunk) -> int:
+        if cargo.is_given_up:
+            raise InterruptedError("given up for a newer checkpoint")
+        is_there = self._remote.knows(chunk.hash)
+        written = 0 if is_there else self._remote.put_chunk(chunk.hash, self._local.read_chunk(chunk))
+        with self._changed:
+            cargo.left_bytes -= chunk.bytes
+        return written
 
 
 def load_newest(tiers: Sequence[Store], *, fetch: Fetch) -> Found | None:
