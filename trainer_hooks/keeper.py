@@ -16,9 +16,11 @@ from trainer_hooks.checkpoint.fences import Fences
 from trainer_hooks.checkpoint.reader import Reader
 from trainer_hooks.checkpoint.resharding import OwnTargets, Targets, read_tensors
 from trainer_hooks.checkpoint.retention import Retention
-from trainer_hooks.checkpoint.saver import MAX_FAILURES_IN_ROW, Costs, Saver, Wanted
-from trainer_hooks.checkpoint.store import Loaded, Owner, Store
-from trainer_hooks.checkpoint.tiers import Shipper, load_newest
+from trainer_hooks.checkpoint.save import Costs, Save, Wanted
+from trainer_hooks.checkpoint.saver import Saver
+from trainer_hooks.checkpoint.store import Loaded, Owner, Store, load_newest_of
+from trainer_hooks.checkpoint.tiers import Shipper
+from trainer_hooks.errors import Damaged
 from trainer_hooks.journal import Journal
 from trainer_hooks.meter import say
 from trainer_hooks.protocol import checkpoint_name
@@ -30,6 +32,8 @@ DECIDING_SECONDS = 30.0
 PARTING_SECONDS = 5.0
 CLOSING_SECONDS = 120.0
 """At the end of a process, for what is still being written; whoever ends it meanwhile loses only that."""
+FAILED_SECONDS = 10.0
+"""The same where a group's training failed: a rank that is dead will never deliver its part."""
 
 
 class Keeper:
@@ -64,7 +68,7 @@ class Keeper:
         )
         self._shipper = shipper
         self._fences = Fences(objects, self._saver.fence)
-        self._found_step: int | None = None
+        self._found_bytes = 0
 
     @property
     def is_saving(self) -> bool:
@@ -82,7 +86,7 @@ class Keeper:
     @property
     def failure(self) -> str:
         """Too many saves in a row have failed: the last one's reason."""
-        return self._saver.last_failure if self._saver.failures_in_row >= MAX_FAILURES_IN_ROW else ""
+        return self._saver.failure
 
     def progress(self) -> str:
         """For the meter: what is being written, and how fast."""
@@ -97,9 +101,10 @@ class Keeper:
 
         Raises: CheckpointsDamaged, CheckpointMismatch. OSError: the storage did not answer.
         """
-        loaded = self._load()
-        if loaded is None:
+        found = self._load()
+        if found is None:
             return None
+        tier, loaded = found
         state.apply(self._objects, loaded.components, checkpoint=loaded.name)
         differing = verify_restored(loaded.manifest, state.capture(self._objects, spent=()))
         for name in differing if loaded.manifest.world_size == 1 else set(differing) - {state.GRADIENTS}:
@@ -108,13 +113,16 @@ class Keeper:
                 f"this training may differ from an undisturbed one; let {name}.load_state_dict() restore all that "
                 f"{name}.state_dict() returns"
             )
-        self._found_step = loaded.manifest.step
+        self._found_bytes = loaded.manifest.bytes
+        self._bring_found(loaded, tier)
+        if loaded.manifest.attempt == self._tiers[0].owner.attempt:
+            self._saver.committed_step = loaded.manifest.step
         return loaded
 
     def has(self, step: int) -> bool:
-        """Whether this attempt has saved that step, or is about to."""
+        """Whether this attempt has saved that step, or is about to. All ranks have the same answer."""
         save = self._saver.current
-        return self._tiers[0].has(step) or (save is not None and save.wanted.step == step)
+        return self._saver.committed_step == step or (save is not None and save.wanted.step == step)
 
     def begin(self, wanted: Wanted) -> None:
         """A save at a safe point. Raises: NotLoadable."""
@@ -123,8 +131,8 @@ class Keeper:
         self._saver.begin(wanted, components, replace(self._fences.ownership(), each_ranks_own=gradients))
 
     def wait(self) -> None:
-        """Until the save in flight is over, well or not."""
-        self._saver.wait()
+        """Until the save in flight is over, well or not, so that another one may begin."""
+        self._saver.wait_for_turn()
 
     def safe_point(self) -> None:
         """A step is over, and what had to be saved of it was taken."""
@@ -133,11 +141,11 @@ class Keeper:
     def finish(self, wanted: Wanted, *, tries: int) -> None:
         """Save, and return when the save is durable everywhere, or has failed so many times."""
         for _ in range(tries):
-            if not self.has(wanted.step):
-                self.begin(wanted)
+            self._saver.wait()  # whether one in flight fails shows on each rank at another moment
+            self._begin_or_ship(wanted)
             self._saver.wait()
             self._saver.wait_shipped()
-            if not self._saver.failures_in_row or self.superseded:
+            if self._saver.is_settled or self.superseded:
                 return
 
     def evacuate(self, wanted: Wanted, *, seconds_left: float | None) -> str:
@@ -152,31 +160,57 @@ class Keeper:
             case Plan.NOTHING:
                 return why
             case Plan.FINISH:
-                self._saver.wait()
+                pass
             case Plan.NEW:
                 self._saver.give_up()
-                self.begin(wanted)
+                self._saver.wait()
+                self._begin_or_ship(wanted)
             case Plan.FINISH_THEN_NEW | Plan.LOCAL_ONLY:
-                self.begin(wanted)
+                self._saver.wait()
+                self._begin_or_ship(wanted)
         self._saver.wait()
-        if Plan(plan) is not Plan.LOCAL_ONLY:
+        if Plan(plan) is Plan.LOCAL_ONLY:
+            self._saver.give_up()  # whoever finds that disk ships it
+        else:
             self._saver.wait_shipped()
         saved = self._saver.committed_step if Plan(plan) is Plan.LOCAL_ONLY else self._saver.durable_step
         return f"{'nothing' if saved is None else f'step {saved:,}'} is saved; {why}"
 
-    def close(self) -> None:
+    def close(self, *, has_failed: bool = False) -> None:
         """What is in flight is finished. May be repeated."""
-        self._saver.close(timeout_seconds=CLOSING_SECONDS)
+        is_alone = not self._ranks.can_agree
+        self._saver.close(timeout_seconds=CLOSING_SECONDS if is_alone or not has_failed else FAILED_SECONDS)
         self._board.close(timeout_seconds=PARTING_SECONDS)
         self._fences.remove()
 
-    def _load(self) -> Loaded | None:
+    def _begin_or_ship(self, wanted: Wanted) -> None:
+        """What is committed on the local disk need not be written again. No save is in flight."""
+        if self.has(wanted.step):
+            self._saver.ship_again()
+        else:
+            self.begin(wanted)
+
+    def _load(self) -> tuple[int, Loaded] | None:
+        """What to go on from, and its tier."""
         if self._ranks.is_first or not self._ranks.can_agree:
-            found = load_newest(self._tiers, fetch=self._fetch)
-            self._ranks.broadcast((found.tier, found.loaded.name) if found else None)
-            return found.loaded if found else None
+            found = load_newest_of(self._tiers, fetch=self._fetch)
+            self._ranks.broadcast((found[0], found[1].name) if found else None)
+            return found
         told = self._ranks.broadcast(None)
-        return None if told is None else self._tiers[told[0]].load(told[1], fetch=self._fetch, is_first=False)
+        if told is None:
+            return None
+        return told[0], self._tiers[told[0]].load(told[1], fetch=self._fetch, is_first=False)
+
+    def _bring_found(self, loaded: Loaded, tier: int) -> None:
+        """What an earlier attempt left on the local disk only would be lost with this machine."""
+        if tier == len(self._tiers) - 1:
+            self._saver.durable_step = loaded.manifest.step
+        elif self._ranks.is_first:
+            try:
+                self._tiers[-1].manifest(loaded.name)
+                self._saver.durable_step = loaded.manifest.step
+            except (OSError, Damaged):
+                self._saver.ship_found(loaded.manifest)
 
     def _fetch(self, reader: Reader) -> Sequence[Any]:
         manifest = reader.manifest
@@ -187,22 +221,37 @@ class Keeper:
 
     def _situation(self, wanted: Wanted, seconds_left: float | None) -> Situation:
         """With a local disk, what counts is the run folder behind it: a machine takes its disk along."""
-        save, costs, shipper = self._saver.current, self._saver.costs, self._shipper
+        costs, shipper = self._saver.costs, self._shipper
         speed = costs.bytes_per_second if costs else None
-        flying = InFlight(step=save.wanted.step, bytes_left=save.left_bytes) if save is not None else None
-        if shipper is not None and shipper.cargo is not None:
-            flying = InFlight(step=shipper.cargo.manifest.step, bytes_left=shipper.cargo.left_bytes)
         return Situation(
             step=wanted.step,
-            saved_step=max((n for n in (self._found_step, self._saver.durable_step) if n is not None), default=None),
+            saved_step=self._saver.durable_step,
             seconds_left=seconds_left,
-            new_bytes=costs.written_bytes if costs else 0,
+            new_bytes=costs.written_bytes if costs else self._found_bytes,
             remote_speed=speed if shipper is None else shipper.bytes_per_second,
-            in_flight=flying,
-            capture_seconds=costs.stood_seconds if costs else 0.0,
+            in_flight=self._in_flight(),
+            capture_seconds=costs.capture_seconds if costs else 0.0,
             local_speed=speed if shipper is not None else None,
             local_survives=self._settings.local_survives,
         )
+
+    def _in_flight(self) -> InFlight | None:
+        """On its way to the run folder, and the bytes that are still to be written there."""
+        cargo = self._shipper.cargo if self._shipper is not None else None
+        if cargo is not None:
+            return InFlight(step=cargo.manifest.step, bytes_left=cargo.left_bytes)
+        save = self._saver.current
+        if save is None:
+            return None
+        return InFlight(step=save.wanted.step, bytes_left=self._left_bytes(save))
+
+    def _left_bytes(self, save: Save) -> int:
+        """It will write about as much as the one before; what is known already goes by in no time."""
+        usual = self._saver.costs.written_bytes if self._saver.costs else save.total_bytes
+        if self._shipper is not None:
+            return usual
+        left = usual - save.written_bytes
+        return min(save.left_bytes, left) if left > 0 else save.left_bytes
 
 
 def _retention(settings: Settings) -> Retention:

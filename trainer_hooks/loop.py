@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, fields, replace
+from fractions import Fraction
 from typing import Any
 
 from trainer_hooks.checkpoint import rng
@@ -24,9 +25,24 @@ class Cursor:
     loop: int = 0
     is_inside: bool = False
     epoch: int = 0  # of this loop
-    batch: int = 0  # of this epoch: how many are finished
+    batch: int = 0  # of this epoch: how many are finished, on each of `world_size` ranks
+    epoch_batches: int | None = None  # how many this epoch has on each, if the loader knows
+    world_size: int = 1
     loop_steps: int = 0
     passes: int = 0  # over any data, begun before this epoch, in all loops: what samplers are told
+
+    def open_epoch(self, loader: Any, *, world_size: int) -> None:
+        """On another number of ranks, `batch` becomes what is about the same part of the data, rather less than more.
+
+        The epoch's length says how the script deals it out now: in shorter shares, or in smaller batches.
+        """
+        epoch_batches = _length(loader)
+        if self.world_size != world_size:
+            part = Fraction(self.world_size, world_size)
+            if epoch_batches is not None and self.epoch_batches:
+                part = Fraction(epoch_batches, self.epoch_batches)
+            self.batch = int(self.batch * part)
+        self.epoch_batches, self.world_size = epoch_batches, world_size
 
     def to_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -132,6 +148,7 @@ class Pace:
         self._since: float | None = None
         self._seconds = self._beside_seconds = 0.0
         self._steps = self._beside_steps = 0
+        self._is_beside = False  # a save was being written when the step began
 
     def rest(self) -> None:
         """What was before now is not part of the next step."""
@@ -139,19 +156,19 @@ class Pace:
 
     def begin_save(self) -> None:
         """Steps beside the save that begins now are counted from here."""
-        self._beside_seconds, self._beside_steps = 0.0, 0
+        self._beside_seconds, self._beside_steps, self._is_beside = 0.0, 0, True
 
     def tick(self, now: float, *, is_saving: bool) -> None:
         """A step ended."""
         if self._since is None:
             pass
-        elif is_saving:
+        elif self._is_beside:
             self._beside_seconds += now - self._since
             self._beside_steps += 1
         else:
             self._seconds += now - self._since
             self._steps += 1
-        self._since = now
+        self._since, self._is_beside = now, is_saving
 
     @property
     def step_seconds(self) -> float | None:
@@ -160,10 +177,12 @@ class Pace:
         return self._beside_seconds / self._beside_steps if self._beside_steps else None
 
     def slowed_seconds(self) -> float:
-        """By how much the steps beside the newest save were longer than others."""
+        """By how much the steps beside the newest save were longer than others; one that goes on counts so far."""
         if not self._steps:
             return 0.0
-        return max(0.0, self._beside_seconds - self._beside_steps * self._seconds / self._steps)
+        usual = self._seconds / self._steps
+        going_on = time.monotonic() - self._since if self._is_beside and self._since is not None else 0.0
+        return max(0.0, self._beside_seconds - self._beside_steps * usual) + max(0.0, going_on - usual)
 
 
 def calm_workers(loader: Any) -> None:
@@ -186,14 +205,42 @@ def warn_of_persistent_workers(loader: Any, cursor: Cursor, place: Place | None)
 def place_of_rank(places: Any, ranks: Ranks) -> Place:
     """Raises: CheckpointMismatch: the checkpoint does not say where any rank was."""
     try:
-        if len(places) != ranks.world_size and ranks.can_agree:
-            say(
-                f"spotlaunch: the checkpoint is of {len(places)} ranks, there are {ranks.world_size} now: the order of "
-                "the data and random numbers differ from an undisturbed run"
-            )
-        return Place.from_plain(places[ranks.rank if ranks.rank < len(places) else 0])
+        of_ranks = [Place.from_plain(place) for place in places]
+        rank = ranks.rank if ranks.can_agree else 0
+        if len(of_ranks) == ranks.group_size:
+            return of_ranks[rank]
+        place = _place_among_others(of_ranks, rank)
     except (AttributeError, KeyError, TypeError, IndexError) as error:
         raise CheckpointMismatch("the checkpoint was not written by a session; start over in another folder") from error
+    if ranks.is_first:
+        say(
+            f"spotlaunch: the checkpoint is of {len(of_ranks)} ranks, there are {ranks.group_size} now: the training "
+            "goes on after as much of the data, but random numbers differ from an undisturbed run"
+        )
+    return place
+
+
+def _place_among_others(of_ranks: Sequence[Place], rank: int) -> Place:
+    """Without a loader's own state: it is of a share of the data that is dealt out anew now.
+
+    A rank that was not there draws random numbers of its own, unless all drew the same ones.
+    """
+    if rank < len(of_ranks):
+        return replace(of_ranks[rank], loader=None)
+    first, others = of_ranks[0], of_ranks[1:]
+    if others and all(bool((one.now["torch"] == first.now["torch"]).all()) for one in others):
+        return replace(first, loader=None)
+    start = first.epoch_start
+    return Place({**first.now, "branch": rank}, None if start is None else {**start, "branch": rank}, None)
+
+
+def _length(loader: Any) -> int | None:
+    """Not a DataLoader's own: once asked for it, that of an IterableDataset complains where it was not right."""
+    owners = (getattr(loader, "batch_sampler", None), getattr(loader, "sampler", None), loader)
+    try:
+        return len(next(owner for owner in owners if owner is not None))
+    except (TypeError, NotImplementedError):
+        return None
 
 
 def _is_stateful(loader: Any) -> bool:

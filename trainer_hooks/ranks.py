@@ -32,6 +32,11 @@ class Ranks:
     def is_first(self) -> bool:
         return self.rank == 0
 
+    @property
+    def group_size(self) -> int:
+        """How many make one training. Without a group, every process is one by itself."""
+        return self.world_size if self.can_agree else 1
+
     def gather(self, value: Any) -> list[Any]:
         """Every rank's value, in order of rank. A collective: all ranks call it, at the same step."""
         if not self.can_agree:

@@ -21,7 +21,8 @@ from typing import Any, NoReturn, Self
 from trainer_hooks.attention import Attention, Verdict
 from trainer_hooks.checkpoint import rng
 from trainer_hooks.checkpoint.objects import stateful
-from trainer_hooks.checkpoint.saver import MAX_FAILURES_IN_ROW, Wanted
+from trainer_hooks.checkpoint.save import Wanted
+from trainer_hooks.checkpoint.saver import MAX_FAILURES_IN_ROW
 from trainer_hooks.checkpoint.store import Loaded, attempts
 from trainer_hooks.ending import Ending
 from trainer_hooks.errors import SavingFailed
@@ -206,6 +207,7 @@ class Session:
     def _epoch(self, loader: Any, bounds: Limits) -> Iterator[Any]:
         cursor = self._cursor
         warn_of_persistent_workers(loader, cursor, self._resumed_place)
+        cursor.open_epoch(loader, world_size=self._ranks.group_size)
         batches = Batches(loader, cursor, self._resumed_place)
         self._batches, self._resumed_place = batches, None
         self._pace.rest()
@@ -247,7 +249,8 @@ class Session:
             case Verdict.SUPERSEDED:
                 self._yield_to_newer()
             case Verdict.UNSAVED:
-                self._demand_saves()
+                self._keeper.wait()
+                self._give_up(self._keeper.failure or "as rank 0 has seen")
             case Verdict.PREEMPTED:
                 self._evacuate()
             case Verdict.STOPPED | Verdict.OUT_OF_BUDGET as ending:
@@ -278,7 +281,7 @@ class Session:
             self._settings.every,
             steps=self.step - self._saved_at_step,
             step_seconds=self._pace.step_seconds or 0.0,
-            lost_seconds=costs.lost_seconds if costs else None,
+            lost_seconds=costs.lost_seconds(self._pace.slowed_seconds()) if costs else None,
             durable_seconds=costs.durable_seconds if costs else None,
         )
 
@@ -292,7 +295,8 @@ class Session:
         if self._is_untouched or self._keeper.has(self.step):
             return
         self._keeper.wait()
-        self._demand_saves()
+        if not self._ranks.can_agree:
+            self._demand_saves()  # several ranks do it together, at their next decision
         self._pace.begin_save()
         self._keeper.begin(self._wanted())
         self._saved()
@@ -332,17 +336,20 @@ class Session:
 
     def _yield_to_newer(self) -> NoReturn:
         self._has_ended = True  # and the newer attempt has the word
-        self._close_down()
+        self._close_down(has_failed=False)
         self._leave(f"{self._keeper.superseded}; nothing more was saved")
 
     def _demand_saves(self) -> None:
         if failure := self._keeper.failure:
-            self._end("failed")
-            raise SavingFailed(
-                f"{MAX_FAILURES_IN_ROW} saves in a row failed, the last at step {self.step:,} ({failure}). Free space "
-                f"in {self._settings.run_uri} or make it writable, then start again: the training goes on from the "
-                "last checkpoint that was written"
-            )
+            self._give_up(failure)
+
+    def _give_up(self, failure: str) -> NoReturn:
+        self._end("failed")
+        raise SavingFailed(
+            f"{MAX_FAILURES_IN_ROW} saves in a row failed, the last at step {self.step:,} ({failure}). Free space "
+            f"in {self._settings.run_uri} or make it writable, then start again: the training goes on from the "
+            "last checkpoint that was written"
+        )
 
     def _place(self) -> Place:
         return self._batches.place() if self._batches is not None else Place(rng.capture(self._loader), None, None)
@@ -378,8 +385,8 @@ class Session:
             self._end(reason)
         raise SystemExit(EXIT_RESCHEDULE)
 
-    def _close_down(self) -> None:
-        self._keeper.close()
+    def _close_down(self, *, has_failed: bool) -> None:
+        self._keeper.close(has_failed=has_failed)
         self._agreement.close(timeout_seconds=PARTING_SECONDS)
         self._ending.forget()
         self._attention.stop()
@@ -389,7 +396,7 @@ class Session:
         if self._has_ended:
             return
         self._has_ended = True
-        self._close_down()
+        self._close_down(has_failed=reason == "failed")
         self._reporter.end(reason, self.step, self._pace.step_seconds)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -64,6 +64,10 @@ class MemoryStorage:
             for key in [key for key in self.files if key == path or key.startswith(f"{path}/")]:
                 del self.files[key]
 
+    def remove(self, folder: str, names: Collection[str]) -> None:
+        for name in names:
+            self.delete(f"{folder}/{name}")
+
     def sweep(self, folder: str) -> None:
         path_parts(folder)  # a put in memory is never half done
 
@@ -121,6 +125,10 @@ class Dying:
         for key in self._inside(path) or [path]:
             self._call(f"delete {key}", partial(self._storage.delete, key))
 
+    def remove(self, folder: str, names: Collection[str]) -> None:
+        for name in names:
+            self._call(f"remove {folder}/{name}", partial(self._storage.remove, folder, [name]))
+
     def sweep(self, folder: str) -> None:
         self._call(f"sweep {folder}", lambda: self._storage.sweep(folder))
 
@@ -172,6 +180,9 @@ class _Passing:
 
     def delete(self, path: str) -> None:
         self.storage.delete(path)
+
+    def remove(self, folder: str, names: Collection[str]) -> None:
+        self.storage.remove(folder, names)
 
     def sweep(self, folder: str) -> None:
         self.storage.sweep(folder)

@@ -155,6 +155,19 @@ def test_a_name_is_free_again_once_it_was_deleted(storage: Storage) -> None:
     assert storage.read("m", limit_bytes=9) == b"second"
 
 
+def test_many_objects_are_removed_at_once_and_those_that_are_not_there_pass(storage: Storage) -> None:
+    for name in ("a", "b", "c"):
+        storage.put(f"chunks/{name}", b"x")
+    storage.put("other/a", b"x")
+
+    storage.remove("chunks", ["a", "never there", "c"])
+    storage.remove("chunks", [])
+    storage.remove("no such folder", ["a"])
+
+    assert storage.names("chunks") == ("b",)
+    assert storage.names("other") == ("a",)
+
+
 # moto, and the memory of fsspec, look first and put then: of threads that do so at once, several may win.
 @pytest.mark.parametrize("storage", ["disk", "tmpfs", "fake", "dying", "full"], indirect=True)
 def test_of_many_exclusive_puts_at_once_one_wins(storage: Storage) -> None:

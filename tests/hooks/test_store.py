@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, ClassVar, get_args
 
 import pytest
+import torch
 
 from tests.hooks.states import a_state, a_store, build, put_chunks, save, step_of
 from tests.hooks.storages import Disk, Dying, Full, Loss, MemoryStorage
@@ -616,13 +617,11 @@ def test_a_chunk_that_was_removed_is_not_known() -> None:
 
 def test_a_chunk_that_is_wanted_while_it_is_removed_is_written_after_that() -> None:
     class Waiting(MemoryStorage):
-        def delete(self, path: str) -> None:
-            if path == f"chunks/{wanted.hash}":
+        def remove(self, folder: str, names: Collection[str]) -> None:
+            if wanted.hash in names:
                 threads.append(threading.Thread(target=lambda: written.append(put_chunks(store, manifest, chunks))))
                 threads[0].start()
-                super().delete(path)
-            else:
-                super().delete(path)
+            super().remove(folder, names)
 
     storage, threads, written = Waiting(), list[threading.Thread](), list[int]()
     store = a_store(storage)
@@ -754,6 +753,23 @@ def test_checkpoints_can_be_listed_and_verified_without_reading_them_into_memory
         other.verify("step-10-a1")
     with pytest.raises(FileNotFoundError):
         other.verify("step-30-a1")
+
+
+def test_a_rank_that_is_not_the_first_reads_only_what_it_wants_and_hashes_that() -> None:
+    storage = MemoryStorage()
+    save(a_store(storage), 10)
+    frozen, changing = (f"chunks/{chunk.hash}" for chunk in a_store(storage).manifest("step-10-a1").chunks)
+    storage.files[changing] = bytes(4096)
+    other = a_store(storage, attempt=2)
+
+    loaded = other.load("step-10-a1", fetch=lambda reader: [reader.read([0])[0], None], is_first=False)
+
+    assert torch.equal(a_state(10)["backbone"]["frozen"], loaded.components["backbone"]["frozen"])
+    with pytest.raises(Damaged):
+        other.load("step-10-a1")
+    storage.files[frozen] = bytes(4096)
+    with pytest.raises(Damaged):
+        a_store(storage).load("step-10-a1", fetch=lambda reader: [reader.read([0])[0], None], is_first=False)
 
 
 def test_a_manifest_of_another_attempt_is_not_committed_under_ours() -> None:

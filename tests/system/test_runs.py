@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import pty
 import random
@@ -210,6 +211,10 @@ def test_the_cap_saves_and_stops_and_more_money_goes_on(lab: Lab, undisturbed: U
     lab.until(run_id, lambda run: is_training(run) and run["attempts"][-1]["first_step"] > 0)
 
 
+def chunks(checkpoint: Path) -> list[str]:
+    return [name for name, _ in json.loads((checkpoint / "manifest.json").read_text())["chunks"]]
+
+
 def test_a_damaged_checkpoint_falls_back_loudly_and_ends_at_the_same_loss(
     lab: Lab, undisturbed: Undisturbed, luck: random.Random
 ) -> None:
@@ -218,7 +223,8 @@ def test_a_damaged_checkpoint_falls_back_loudly_and_ends_at_the_same_loss(
     lab.kill(lab.supervisors(run_id))
     lab.kill(lab.processes(run_id))
     older, newest = lab.checkpoints(run_id)[-2:]
-    victim = max((p for p in newest.iterdir() if p.name != "manifest.json"), key=lambda p: p.stat().st_size)
+    only_there = set(chunks(newest)) - set(chunks(older))
+    victim = newest.parent.parent / "chunks" / luck.choice(sorted(only_there))
     content = bytearray(victim.read_bytes())
     content[luck.randrange(len(content))] ^= 1 << luck.randrange(8)
     victim.write_bytes(content)

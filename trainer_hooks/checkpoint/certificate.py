@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 from trainer_hooks.checkpoint import layout, shards, tree
 from trainer_hooks.checkpoint.manifest import ITEM_BYTES, Manifest, Piece, Stored, hash_of
-from trainer_hooks.checkpoint.reader import in_parallel, room
+from trainer_hooks.checkpoint.memory import room
+from trainer_hooks.checkpoint.reader import in_parallel
 
 if TYPE_CHECKING:
     import torch
@@ -116,7 +117,7 @@ def _check_chunks(
 
     def check(chunk: int) -> None:
         if not hasattr(scratch, "room"):
-            scratch.room = memoryview(room(layout.CHUNK_BYTES))
+            scratch.room = memoryview(room(layout.CHUNK_BYTES, is_populated=True))
         target = scratch.room[: manifest.chunks[chunk].bytes]
         bytes_ = torch.frombuffer(target, dtype=torch.uint8).zero_()
         for part in contents[chunk]:

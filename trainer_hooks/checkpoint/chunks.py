@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from trainer_hooks.checkpoint.manifest import Chunk
-from trainer_hooks.checkpoint.reader import CHUNKS, fetch, in_parallel, room
+from trainer_hooks.checkpoint.memory import room
+from trainer_hooks.checkpoint.reader import CHUNKS, fetch
 from trainer_hooks.errors import Damaged
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Chunks:
             if chunk_hash in self._known:
                 return 0
             self._busy.add(chunk_hash)
-        with self._released(chunk_hash):
+        with self._released([chunk_hash]):
             self._storage.put(f"{CHUNKS}/{chunk_hash}", data)
             self.heard(chunk_hash, True)
         return len(data)
@@ -61,7 +62,7 @@ class Chunks:
 
     def read(self, chunk: Chunk) -> memoryview:
         """Raises: Damaged: it is not what was written."""
-        data = memoryview(room(chunk.bytes))[: chunk.bytes]
+        data = memoryview(room(chunk.bytes, is_populated=False))[: chunk.bytes]
         fetch(self._storage, chunk, data)
         return data
 
@@ -103,17 +104,11 @@ class Chunks:
     def remove_but(self, referenced: set[str]) -> int:
         """Remove all that is neither referenced nor in flight, and what unfinished puts left; bytes that remain."""
         sizes = {name: size for name, size in self._storage.sizes(CHUNKS).items() if _NAME.fullmatch(name)}
-        removed: list[str] = []
-
-        def remove(chunk_hash: str) -> None:
-            if self._may_go(chunk_hash):
-                with self._released(chunk_hash):
-                    self._storage.delete(f"{CHUNKS}/{chunk_hash}")
-                removed.append(chunk_hash)
-
-        in_parallel(remove, sorted(sizes.keys() - referenced), threads=self._storage.parallel)
+        going = [name for name in sorted(sizes.keys() - referenced) if self._may_go(name)]
+        with self._released(going):
+            self._storage.remove(CHUNKS, going)
         self._storage.sweep(CHUNKS)
-        return sum(sizes.values()) - sum(sizes[name] for name in removed)
+        return sum(sizes.values()) - sum(sizes[name] for name in going)
 
     def stored_bytes(self) -> int:
         return sum(size for name, size in self._storage.sizes(CHUNKS).items() if _NAME.fullmatch(name))
@@ -128,10 +123,10 @@ class Chunks:
             return True
 
     @contextmanager
-    def _released(self, chunk_hash: str) -> Iterator[None]:
+    def _released(self, hashes: Iterable[str]) -> Iterator[None]:
         try:
             yield
         finally:
             with self._changed:
-                self._busy.discard(chunk_hash)
+                self._busy.difference_update(hashes)
                 self._changed.notify_all()

@@ -12,18 +12,39 @@ import mmap
 import threading
 from collections import Counter
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import Any
 
+from trainer_hooks.checkpoint.layout import PAGE_BYTES
+
 log = logging.getLogger(__name__)
+
+_MADV_POPULATE_WRITE = 23  # <asm-generic/mman-common.h>; Python has no name for it
+_POPULATED_BYTES = 64 << 20
+"""At a time, as Python does not let go of the interpreter meanwhile."""
+
+
+def room(size_bytes: int, *, is_populated: bool) -> mmap.mmap:
+    """Page-aligned memory. Populated, its pages are there at once: faults from several threads cost more than reads.
+
+    Private, as shared memory is made of small pages only, and a forked worker would write into it.
+    """
+    size = max(size_bytes, PAGE_BYTES)
+    found = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(AttributeError, OSError):  # not Linux, or one before 5.14: the pages come with the first write
+        found.madvise(mmap.MADV_HUGEPAGE)
+        for at in range(0, size if is_populated else 0, _POPULATED_BYTES):
+            found.madvise(_MADV_POPULATE_WRITE, at, min(_POPULATED_BYTES, size - at))
+    return found
 
 
 class Slot:
     """Room for one chunk. `address` is its first byte; `is_pinned`: a GPU copies into it without a detour."""
 
     def __init__(self, size_bytes: int, *, is_pinned: bool) -> None:
-        self._map = mmap.mmap(-1, size_bytes)
-        if hasattr(mmap, "MADV_HUGEPAGE"):
-            self._map.madvise(mmap.MADV_HUGEPAGE)
+        self._map = room(size_bytes, is_populated=False)
+        with suppress(AttributeError, OSError):  # a forked worker would have every page copied that is written here
+            self._map.madvise(mmap.MADV_DONTFORK)
         self.bytes = size_bytes
         self.view = memoryview(self._map)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))

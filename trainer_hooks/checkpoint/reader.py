@@ -15,13 +15,13 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
 from dataclasses import dataclass
 from itertools import accumulate, islice
 from typing import TYPE_CHECKING, TypeVar
 
-from trainer_hooks.checkpoint.layout import CHUNK_BYTES, PAGE_BYTES
+from trainer_hooks.checkpoint.layout import CHUNK_BYTES
 from trainer_hooks.checkpoint.manifest import ITEM_BYTES, Chunk, Manifest, Piece, Stored, hash_of
+from trainer_hooks.checkpoint.memory import room
 from trainer_hooks.errors import Damaged
 
 if TYPE_CHECKING:
@@ -34,9 +34,6 @@ T = TypeVar("T")
 CHUNKS = "chunks"
 BATCH_BYTES = 256 << 20
 """Of chunks at a time, from which boxes are put together: beside them, the memory that reading takes for itself."""
-
-_MADV_POPULATE_WRITE = 23  # madvise(2); the module has no name for it
-_POPULATED_BYTES = 64 << 20  # at a time: the call keeps all other threads of Python waiting
 
 PAUSES_SECONDS = (0.2, 1.0, 3.0)
 """Between tries of a read that failed. Storages far away have tried for longer themselves."""
@@ -106,7 +103,7 @@ class Reader:
 
         def check(chunk: Chunk) -> None:
             if not hasattr(scratch, "room"):
-                scratch.room = memoryview(room(CHUNK_BYTES))
+                scratch.room = memoryview(room(CHUNK_BYTES, is_populated=True))
             self._fetch(chunk, scratch.room[: chunk.bytes])
 
         in_parallel(check, set(self.manifest.chunks) - self._right, threads=self._storage.parallel)
@@ -320,7 +317,7 @@ class _Memory:
         self._places: dict[int, tuple[mmap.mmap, int]] = {}
 
     def add(self, first: int, sizes: Sequence[int]) -> mmap.mmap:
-        place, at = room(sum(sizes)), 0
+        place, at = room(sum(sizes), is_populated=True), 0
         for chunk, size in enumerate(sizes, start=first):
             self._places[chunk] = place, at
             at += size
@@ -328,20 +325,6 @@ class _Memory:
 
     def find(self, chunk: int) -> tuple[mmap.mmap, int]:
         return self._places[chunk]
-
-
-def room(size_bytes: int) -> mmap.mmap:
-    """Page-aligned memory whose pages are there already: faults one by one, from several threads, cost more than reads.
-
-    Private, as shared memory is made of small pages only, and a forked worker would write into it.
-    """
-    size = max(size_bytes, PAGE_BYTES)
-    found = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    with suppress(AttributeError, OSError):  # not Linux, or one before 5.14: the pages come with the first write
-        found.madvise(mmap.MADV_HUGEPAGE)
-        for at in range(0, size, _POPULATED_BYTES):
-            found.madvise(_MADV_POPULATE_WRITE, at, min(_POPULATED_BYTES, size - at))
-    return found
 
 
 def _runs(stretches: Iterable[tuple[int, int]]) -> list[tuple[int, int]]:

@@ -2,6 +2,8 @@
 
 {"python": [version, [ints], gauss], "numpy": [name, key, pos, has_gauss, gauss] | None,
  "torch": tensor, "cuda": [tensor per device] | None, "generators": {where in the loader: tensor}}
+
+With "branch": number, it is what a rank begins with that was not there before, derived from another one's state.
 """
 
 from __future__ import annotations
@@ -45,6 +47,19 @@ def restore(state: Mapping[str, Any], loader: object = None) -> None:
     for where, generator in _generators(loader).items():
         if where in state["generators"]:
             generator.set_state(state["generators"][where])
+    if "branch" in state:
+        _branch_off(state["branch"])
+
+
+def _branch_off(number: int) -> None:
+    """Other random numbers than those of this state, and the same ones whenever it is restored."""
+    import torch
+
+    seed = int(torch.randint(2**31, ()).item()) + number
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if (numpy := sys.modules.get("numpy")) is not None:
+        numpy.random.seed(seed)
 
 
 def _capture_numpy() -> list[Any] | None:

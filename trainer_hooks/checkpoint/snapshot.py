@@ -116,7 +116,15 @@ class Snapshot:
         if self.is_audited:
             self._digests = {number: self._digest(number) for number in self._waiting_tensors()}
         now = [chunk for chunk in self.chunks if everything or not self.image.may_wait(chunk)]
-        copied = [self._copy(chunk, waits=False) for chunk in now]
+        copied: list[Copied] = []
+        try:
+            for chunk in now:
+                copied.append(self._copy(chunk, waits=False))
+        except BaseException:
+            for one in copied:
+                self.memory.give_back(one.slot)
+            self._is_copied.set()  # there is nothing more to wait for
+            raise
         self._queues.begin(self.image.rows)
         if len(now) == len(self.chunks):
             self._is_copied.set()
@@ -150,7 +158,11 @@ class Snapshot:
 
     def _copy(self, chunk: int, *, waits: bool) -> Copied:
         slot = self.memory.take(self.image.layout.chunk_bytes[chunk], waits=waits)
-        return Copied(chunk, slot, self._fill(chunk, slot))
+        try:
+            return Copied(chunk, slot, self._fill(chunk, slot))
+        except BaseException:
+            self.memory.give_back(slot)
+            raise
 
     def _fill(self, chunk: int, slot: Slot) -> Callable[[], None]:
         end, devices = 0, set[Any]()

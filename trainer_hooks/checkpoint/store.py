@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import re
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -101,30 +101,10 @@ class Store:
     def load_newest(self, *, fetch: Fetch = whole_tensors) -> Loaded | None:
         """The newest checkpoint that verifies: of the highest attempt, of its highest step.
 
-        `None` only if nothing was ever committed. Raises: CheckpointsDamaged: something was, and none verifies.
-        OSError: the newest one cannot be read, but may be another time; an older one would lose its steps for good.
+        `None` only if nothing was ever committed. Raises: as `load_newest_of`.
         """
-        skipped: list[Skipped] = []
-        for _, step, name in self._all():
-            try:
-                return self.load(name, skipped=skipped, fetch=fetch)
-            except FileNotFoundError:
-                continue
-            except Damaged as error:
-                skipped.append(Skipped(name, step, str(error)))
-            except OSError as error:
-                raise OSError(
-                    error.errno,
-                    f"checkpoint {name} cannot be read ({error.strerror or error}); start again later, or, if it "
-                    f"stays so, delete {CHECKPOINTS}/{name} to go on from an older one",
-                ) from error
-        if skipped:
-            found = "; ".join(f"{one.name}: {one.why}" for one in skipped)
-            raise CheckpointsDamaged(
-                f"no checkpoint in {CHECKPOINTS}/ verifies ({found}). Restore one of them from a backup, "
-                f"or delete the folder {CHECKPOINTS}/ to start over"
-            )
-        return None
+        found = load_newest_of([self], fetch=fetch)
+        return None if found is None else found[1]
 
     def load(
         self, name: str, *, skipped: Sequence[Skipped] = (), fetch: Fetch = whole_tensors, is_first: bool = True
@@ -177,7 +157,11 @@ class Store:
 
     def names(self) -> tuple[str, ...]:
         """Of all checkpoints, the newest first; what was begun and never committed among them."""
-        return tuple(name for _, _, name in self._all())
+        return tuple(name for _, _, name in self.all())
+
+    def all(self) -> list[tuple[int, int, str]]:
+        """The same with what they are called after: `(attempt, step, name)`."""
+        return sorted(_checkpoints(self._storage), reverse=True)
 
     def knows(self, chunk_hash: str) -> bool:
         """Whether this chunk need not be written. If so, it stays until the next commit."""
@@ -197,7 +181,7 @@ class Store:
         Raises: Superseded: a newer attempt exists, or another process has the same number. NotLoadable: see `encode`.
         OSError: a chunk is missing, or the storage fails: then it may exist, whole, or not.
         """
-        if manifest.attempt != self.owner.attempt:
+        if manifest.attempt > self.owner.attempt:  # an older one's may be brought here from another store
             raise ValueError(f"the manifest is of attempt {manifest.attempt}, this is attempt {self.owner.attempt}")
         name = checkpoint_name(manifest.step, manifest.attempt)
         raw = manifests.encode(manifest)
@@ -234,19 +218,20 @@ class Store:
             if newer > self.owner.attempt:
                 raise Superseded(f"attempt {newer} of this run exists, this is attempt {self.owner.attempt}")
 
-    def prune(self) -> Kept:
+    def prune(self, *, beside: Collection[str] = ()) -> Kept:
         """Remove the checkpoints that need not be kept, then the chunks that no other refers to.
 
         May be repeated after a crash at any point: each manifest goes before its chunks, and what has none is no
         checkpoint. Only verified checkpoints count as kept; as long as there are fewer than `keep` of them, none is
-        removed. Other processes must not be writing: what they have in flight is not known here.
+        removed, nor are those `beside` at any time. Other processes must not be writing: what they have in flight is
+        not known here.
 
         Raises: Superseded: a newer attempt exists; what is here is not ours to remove.
         """
         with self._turn:
             self.fence()
             there = self._surveyed()
-            keep = self._kept(there)
+            keep = self._kept(there) | set(beside)
             for name in there:
                 if name not in keep:
                     self._discard(name)
@@ -254,10 +239,6 @@ class Store:
             referenced = self._referenced(names)
             stored = self._chunks.stored_bytes() if referenced is None else self._chunks.remove_but(referenced)
             return Kept(names=names, stored_bytes=stored)
-
-    def _all(self) -> list[tuple[int, int, str]]:
-        """`(attempt, step, name)`, the newest first."""
-        return sorted(_checkpoints(self._storage), reverse=True)
 
     @contextmanager
     def _judged(self, name: str, manifest: Manifest) -> Iterator[Reader]:
@@ -291,7 +272,7 @@ class Store:
 
     def _surveyed(self) -> tuple[str, ...]:
         """All that may be pruned, the newest first; their manifests were read once. Links and leftovers, too."""
-        names = tuple(name for attempt, _, name in self._all() if attempt <= self.owner.attempt)
+        names = tuple(name for attempt, _, name in self.all() if attempt <= self.owner.attempt)
         for name in names:
             if name not in self._entries and name not in self._damaged:
                 with suppress(Damaged, FileNotFoundError):
@@ -336,6 +317,39 @@ class Store:
         self._verified.discard(name)
         self._damaged.discard(name)
         self._storage.delete(f"{CHECKPOINTS}/{name}")
+
+
+def load_newest_of(stores: Sequence[Store], *, fetch: Fetch) -> tuple[int, Loaded] | None:
+    """The newest checkpoint that verifies, wherever it lies, and the number of its store: the first that has it.
+
+    Raises: CheckpointsDamaged: there are some, and none verifies. OSError: the newest one cannot be read, but may be
+    another time; an older one would lose its steps for good.
+    """
+    skipped: list[Skipped] = []
+    lying = sorted((attempt, step, -n, name) for n, store in enumerate(stores) for attempt, step, name in store.all())
+    while lying:
+        _, step, negative, name = lying.pop()
+        try:
+            return -negative, stores[-negative].load(name, skipped=skipped, fetch=fetch)
+        except FileNotFoundError:
+            continue
+        except Damaged as error:
+            skipped.append(Skipped(name, step, str(error)))
+        except OSError as error:
+            if lying and lying[-1][3] == name:
+                continue  # the next store has it, too
+            raise OSError(
+                error.errno,
+                f"checkpoint {name} cannot be read ({error.strerror or error}); start again later, or, if it "
+                f"stays so, delete {CHECKPOINTS}/{name} to go on from an older one",
+            ) from error
+    if skipped:
+        why = "; ".join(f"{one.name}: {one.why}" for one in skipped)
+        raise CheckpointsDamaged(
+            f"no checkpoint in {CHECKPOINTS}/ verifies ({why}). Restore one of them from a backup, "
+            f"or delete the folder {CHECKPOINTS}/ to start over"
+        )
+    return None
 
 
 def attempts(storage: Storage) -> set[int]:

@@ -6,26 +6,18 @@ machine. A checkpoint is shipped chunk by chunk, each hashed again on the way; o
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Protocol
 
 from trainer_hooks.checkpoint.manifest import Chunk, Manifest
-from trainer_hooks.checkpoint.store import Fetch, Loaded, Store
-from trainer_hooks.errors import CheckpointsDamaged
-from trainer_hooks.protocol import parse_checkpoint_name
+from trainer_hooks.checkpoint.reader import in_parallel
+from trainer_hooks.checkpoint.store import Store
+from trainer_hooks.protocol import checkpoint_name
 
-
-@dataclass(frozen=True, slots=True)
-class Found:
-    """`tier` is the number of the store where it lies."""
-
-    tier: int
-    loaded: Loaded
+log = logging.getLogger(__name__)
 
 
 class Shipped(Protocol):
@@ -34,14 +26,20 @@ class Shipped(Protocol):
     def __call__(self, store: Store, *, written_bytes: int, error: Exception | None) -> None: ...
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Cargo:
     """A checkpoint on its way."""
 
     manifest: Manifest
     shipped: Shipped
     left_bytes: int
+    written_bytes: int = 0
     is_given_up: bool = False
+    has_arrived: bool = False
+
+    @property
+    def name(self) -> str:
+        return checkpoint_name(self.manifest.step, self.manifest.attempt)
 
 
 class Shipper:
@@ -50,6 +48,7 @@ class Shipper:
     def __init__(self, local: Store, remote: Store) -> None:
         self._local = local
         self._remote = remote
+        self._newest: Cargo | None = None
         self._waiting: Cargo | None = None
         self._current: Cargo | None = None
         self._is_closed = False
@@ -62,14 +61,34 @@ class Shipper:
         """What is on its way, or next."""
         return self._current or self._waiting
 
+    @property
+    def is_behind(self) -> bool:
+        """The newest checkpoint has not arrived."""
+        return self._newest is not None and not self._newest.has_arrived
+
+    @property
+    def names(self) -> set[str]:
+        """Of the checkpoints that the local store must keep for now: else a slow line would never bring any."""
+        with self._changed:
+            return {cargo.name for cargo in (self._current, self._waiting) if cargo is not None}
+
     def ship(self, manifest: Manifest, shipped: Shipped) -> None:
         """As soon as what is on its way has arrived; in the place of what still waits."""
         with self._changed:
-            self._waiting = Cargo(manifest, shipped, left_bytes=manifest.bytes)
+            self._newest = self._waiting = Cargo(manifest, shipped, left_bytes=manifest.bytes)
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="spotlaunch-ship", daemon=True)
                 self._thread.start()
             self._changed.notify_all()
+
+    def ship_again(self) -> None:
+        """The newest one, where it has not arrived and nobody is bringing it."""
+        with self._changed:
+            newest = self._newest
+            if newest is None or newest.has_arrived or newest is self._waiting:
+                return
+            if newest is not self._current or newest.is_given_up:
+                self.ship(newest.manifest, newest.shipped)
 
     def give_up(self) -> None:
         """Bring nothing more of what is on its way or waits; nobody is told."""
@@ -90,71 +109,53 @@ class Shipper:
             self._changed.notify_all()
 
     def _work(self) -> None:
-        while True:
-            with self._changed:
-                self._current = None
+        try:
+            while (cargo := self._next()) is not None:
+                self._bring(cargo)
+        finally:
+            with self._changed:  # nobody waits for a thread that is gone
+                self._thread = self._current = self._waiting = None
                 self._changed.notify_all()
-                self._changed.wait_for(lambda: self._waiting is not None or self._is_closed)
-                cargo = self._current = self._waiting
-                self._waiting = None
-            if cargo is None:
-                return
-            try:
-                written_bytes, error = self._carry(cargo), None
-            except Exception as caught:  # the top of a thread
-                written_bytes, error = 0, caught
-                self._remote.abandon()
-            # An older one that fails behind a newer one was perhaps removed from the disk meanwhile.
-            if error is None or not (cargo.is_given_up or self._waiting is not None):
-                cargo.shipped(self._remote, written_bytes=written_bytes, error=error)
 
-    def _carry(self, cargo: Cargo) -> int:
+    def _next(self) -> Cargo | None:
+        """What to bring; `None` at the end."""
+        with self._changed:
+            self._current = None
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: self._waiting is not None or self._is_closed)
+            self._current, self._waiting = self._waiting, None
+            return self._current
+
+    def _bring(self, cargo: Cargo) -> None:
+        error: Exception | None = None
+        try:
+            self._carry(cargo)
+            cargo.has_arrived = True
+        except Exception as caught:  # the top of a thread
+            error = caught
+            self._remote.abandon()
+        if error is not None and cargo.is_given_up:
+            return
+        try:
+            cargo.shipped(self._remote, written_bytes=cargo.written_bytes, error=error)
+        except Exception:  # the top of a thread
+            log.exception("a checkpoint's arrival was not recorded", extra={"checkpoint": cargo.name})
+
+    def _carry(self, cargo: Cargo) -> None:
         started = time.monotonic()
+        self._remote.fence()
         chunks = {chunk.hash: chunk for chunk in cargo.manifest.chunks}.values()
-        with ThreadPoolExecutor(self._remote.parallel, thread_name_prefix="spotlaunch-ship") as pool:
-            written_bytes = sum(pool.map(partial(self._carry_chunk, cargo), chunks))
+        unknown = [chunk for chunk in chunks if not self._remote.knows(chunk.hash)]
+        cargo.left_bytes = sum(chunk.bytes for chunk in unknown)
+        in_parallel(lambda chunk: self._carry_chunk(cargo, chunk), unknown, threads=self._remote.parallel)
         self._remote.commit(cargo.manifest)
-        if written_bytes:
-            self.bytes_per_second = written_bytes / (time.monotonic() - started)
-        return written_bytes
+        if cargo.written_bytes:
+            self.bytes_per_second = cargo.written_bytes / (time.monotonic() - started)
 
-    def _carry_chunk(self, cargo: Cargo, chunk: Chunk) -> int:
+    def _carry_chunk(self, cargo: Cargo, chunk: Chunk) -> None:
         if cargo.is_given_up:
             raise InterruptedError("given up for a newer checkpoint")
-        is_there = self._remote.knows(chunk.hash)
-        written = 0 if is_there else self._remote.put_chunk(chunk.hash, self._local.read_chunk(chunk))
+        written = self._remote.put_chunk(chunk.hash, self._local.read_chunk(chunk))
         with self._changed:
+            cargo.written_bytes += written
             cargo.left_bytes -= chunk.bytes
-        return written
-
-
-def load_newest(tiers: Sequence[Store], *, fetch: Fetch) -> Found | None:
-    """The newest checkpoint that verifies, wherever it lies; of two that are the same, the one in the first tier.
-
-    Raises: CheckpointsDamaged: there are some, and none verifies. OSError: as `Store.load_newest`.
-    """
-    found: Found | None = None
-    damaged: CheckpointsDamaged | None = None
-    for number in sorted(range(len(tiers)), key=lambda number: _newest(tiers[number]), reverse=True):
-        if found is not None and _newest(tiers[number]) <= _age(found.loaded):
-            continue
-        try:
-            loaded = tiers[number].load_newest(fetch=fetch)
-        except CheckpointsDamaged as error:
-            damaged = error
-            continue
-        if loaded is not None and (found is None or _age(loaded) > _age(found.loaded)):
-            found = Found(number, loaded)
-    if found is None and damaged is not None:
-        raise damaged
-    return found
-
-
-def _newest(store: Store) -> tuple[int, int]:
-    """`(attempt, step)` of what lies there, as it is named; less than any where there is nothing."""
-    named = parse_checkpoint_name(next(iter(store.names()), ""))
-    return (-1, -1) if named is None else (named[1], named[0])
-
-
-def _age(loaded: Loaded) -> tuple[int, int]:
-    return loaded.manifest.attempt, loaded.manifest.step

@@ -14,6 +14,7 @@ import itertools
 import os
 import stat
 import time
+from collections.abc import Collection
 from contextlib import suppress
 from pathlib import Path
 
@@ -102,6 +103,11 @@ class LocalStorage:
         with suppress(FileNotFoundError):
             _remove(target)
             _sync_folder(target.parent)
+
+    def remove(self, folder: str, names: Collection[str]) -> None:
+        for name in names:
+            with suppress(FileNotFoundError):
+                self._resolve(f"{folder}/{name}", last_may_be_link=True).unlink()
 
     def sweep(self, folder: str) -> None:
         for entry in self._entries(folder):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+from collections.abc import Collection
 from typing import Protocol
 
 Buffer = bytes | bytearray | memoryview
@@ -46,6 +47,13 @@ class Storage(Protocol):
 
     def delete(self, path: str) -> None:
         """Remove an object, or a folder with all that is in it; what is not there is fine."""
+        ...
+
+    def remove(self, folder: str, names: Collection[str]) -> None:
+        """Remove objects that lie directly in `folder`, many at once; what is not there is fine.
+
+        Unlike `delete`'s, its effect need not be durable: what a power loss brings back is removed another time.
+        """
         ...
 
     def sweep(self, folder: str) -> None:

@@ -12,7 +12,7 @@ import errno
 import random
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import Any
@@ -96,6 +96,16 @@ class FsspecStorage:
     def delete(self, path: str) -> None:
         with suppress(FileNotFoundError):
             self._retrying(path, self._files.rm, self._where(path), recursive=True)
+
+    def remove(self, folder: str, names: Collection[str]) -> None:
+        """S3 takes a thousand names in one request, and bills none of them."""
+        if not names:
+            return
+        try:
+            self._retrying(folder, self._files.rm, [self._where(f"{folder}/{name}") for name in names])
+        except FileNotFoundError:  # not every library lets it pass
+            for name in names:
+                self.delete(f"{folder}/{name}")
 
     def sweep(self, folder: str) -> None:
         """Ours leave nothing. On S3, uploads in parts that other tools began below `folder` cost money: abort them."""
