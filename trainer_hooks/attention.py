@@ -57,6 +57,7 @@ class Attention:
         self._signals = [source for source in sources if isinstance(source, Signals)]
         self._listener = Listener(sources, self._hear)
         self._on_notice = on_notice
+        self._notice_seconds = settings.notice_seconds  # what this place is known to give
         self._control: Control | None = None
         self._urgent = Verdict.GO_ON
         self._gone_at: float | None = None  # of `time.monotonic`, as the notice said
@@ -108,8 +109,9 @@ class Attention:
             say("spotlaunch: the machine is at risk of being taken (rebalance recommendation); saving early")
             self.ask_for_save()
             return
-        if heard.seconds_left is not None:
-            self._gone_at = time.monotonic() + heard.seconds_left
+        seconds = self._notice_seconds if heard.seconds_left is None else heard.seconds_left
+        if seconds is not None:
+            self._gone_at = time.monotonic() + seconds
         self._raise_to(Verdict.PREEMPTED)
         self._on_notice(heard)
 

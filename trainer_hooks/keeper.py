@@ -148,9 +148,13 @@ class Keeper:
             if self._saver.is_settled or self.superseded:
                 return
 
+    def hurry(self) -> None:
+        """A notice was heard: from now on nothing is removed, which would only cost time."""
+        self._saver.is_urgent = True
+
     def evacuate(self, wanted: Wanted, *, seconds_left: float | None) -> str:
         """The machine is going: save what there is time for. Rank 0 decides for all; its reason is returned."""
-        self._saver.is_urgent = True
+        self.hurry()
         key = f"evacuate/{wanted.step}"
         if self._ranks.is_first:
             action = decide(self._situation(wanted, seconds_left))

@@ -19,11 +19,11 @@ from types import TracebackType
 from typing import Any, NoReturn, Self
 
 from trainer_hooks.attention import Attention, Verdict
+from trainer_hooks.beginning import number_attempt, tell_of_resume
 from trainer_hooks.checkpoint import rng
 from trainer_hooks.checkpoint.objects import stateful
 from trainer_hooks.checkpoint.save import Wanted
 from trainer_hooks.checkpoint.saver import MAX_FAILURES_IN_ROW
-from trainer_hooks.checkpoint.store import Loaded, attempts
 from trainer_hooks.ending import Ending
 from trainer_hooks.errors import SavingFailed
 from trainer_hooks.journal import Journal
@@ -39,15 +39,14 @@ from trainer_hooks.loop import (
     place_of_rank,
     warn_of_persistent_workers,
 )
-from trainer_hooks.meter import Meter, Price, process_started, say
+from trainer_hooks.meter import Meter, process_started, say
 from trainer_hooks.notice.listener import Heard
 from trainer_hooks.protocol import EXIT_RESCHEDULE, EndReason, Notice, Started
-from trainer_hooks.ranks import Agreement, Ranks, find_ranks, steps_until_agreement
+from trainer_hooks.ranks import Agreement, find_ranks, steps_until_agreement
 from trainer_hooks.reporter import Reporter
 from trainer_hooks.schedule import Every, is_due
-from trainer_hooks.settings import Settings, resolve
+from trainer_hooks.settings import resolve
 from trainer_hooks.storage import Storage, open_storage
-
 
 PARTING_SECONDS = 5.0
 """That rank 0 stays for the others to read what it said last: it serves the store through which they talk."""
@@ -79,7 +78,7 @@ class Session:
         self._settings = resolve(os.environ, run_uri=run_uri, every=checkpoint_every_steps, keep=keep)
         self._ranks = find_ranks(os.environ)
         storage = open_storage(self._settings.run_uri)
-        self._attempt = _attempt(self._settings, storage, self._ranks)
+        self._attempt = number_attempt(self._settings, storage, self._ranks)
         journal = Journal(storage if self._ranks.is_first else None, attempt=self._attempt)
         journal.claim()
         self._pace = Pace()
@@ -254,9 +253,7 @@ class Session:
             case Verdict.PREEMPTED:
                 self._evacuate()
             case Verdict.STOPPED | Verdict.OUT_OF_BUDGET as ending:
-                if not self._is_untouched:
-                    self._save_surely(tries=1)
-                self._leave(f"{_WHY[ending]}; step {self.step:,}", ending.end)
+                self._leave_saved(ending)
 
     @property
     def _is_untouched(self) -> bool:
@@ -309,6 +306,17 @@ class Session:
             self._yield_to_newer()
         self._demand_saves()
 
+    def _leave_saved(self, ending: Verdict) -> NoReturn:
+        """As asked, even if nothing can be saved: whoever stops a run on a full disk must be able to."""
+        failure = ""
+        if not self._is_untouched:
+            self._keeper.finish(self._wanted(), tries=MAX_FAILURES_IN_ROW)
+            failure = self._keeper.failure
+        if self._keeper.superseded:
+            self._yield_to_newer()
+        unsaved = f"step {self.step:,} could NOT be saved ({failure}), the last checkpoint is what there is"
+        self._leave(f"{_WHY[ending]}; {unsaved if failure else f'saved at step {self.step:,}'}", ending.end)
+
     def _evacuate(self) -> NoReturn:
         why = "nothing was left to save"
         if not self._is_untouched:
@@ -360,7 +368,7 @@ class Session:
             journal.append(Started(step=0))
             return
         if self._ranks.is_first:
-            _tell_of_resume(loaded, self._meter.price)
+            tell_of_resume(loaded, self._meter.price)
         self.step, self.resumed_from = loaded.manifest.step, loaded.name
         self._cursor = Cursor.from_json(loaded.manifest.cursor)
         self._reporter.outcomes.update(loaded.manifest.cursor.get("outcomes", {}))
@@ -373,6 +381,7 @@ class Session:
             left = "" if heard.seconds_left is None else f", {heard.seconds_left:.0f} s left"
             say(f"spotlaunch: preemption notice ({heard.source}{left}); saving at the next step")
             journal.append(Notice(source=heard.source, seconds_left=heard.seconds_left))
+            self._keeper.hurry()
 
         attention = Attention(self._settings, environ=os.environ, on_notice=on_notice)
         attention.start(storage if self._ranks.is_first else None, attempt=self._attempt)
@@ -401,29 +410,6 @@ class Session:
 
 
 _WHY: Mapping[Verdict, str] = {
-    Verdict.STOPPED: "saved and stopped as asked",
-    Verdict.OUT_OF_BUDGET: "saved and stopped at the cap",
+    Verdict.STOPPED: "stopped as asked",
+    Verdict.OUT_OF_BUDGET: "stopped at the cap",
 }
-
-
-def _attempt(settings: Settings, storage: Storage, ranks: Ranks) -> int:
-    if settings.attempt is not None:
-        return settings.attempt
-    highest = max(attempts(storage), default=0) if ranks.is_first or not ranks.can_agree else 0
-    return int(ranks.broadcast(highest + 1))
-
-
-def _tell_of_resume(loaded: Loaded, price: Price) -> None:
-    for one in loaded.skipped:
-        lost = max(0, one.step - loaded.manifest.step)
-        say(
-            f"spotlaunch: WARNING: checkpoint {one.name} is damaged and was skipped, {lost:,} steps"
-            f"{_worth(lost, loaded.manifest.cursor.get('step_seconds'), price)} lost: {one.why}"
-        )
-    say(f"spotlaunch: resumed from {loaded.name}")
-
-
-def _worth(steps: int, step_seconds: object, price: Price) -> str:
-    if price.usd_per_hour is None or not isinstance(step_seconds, int | float):
-        return ""
-    return f" (about ${steps * step_seconds / 3600 * float(price.usd_per_hour):,.2f} at today's price)"

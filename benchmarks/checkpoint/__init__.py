@@ -1,6 +1,6 @@
 """Saving a training's state, beside other libraries and beside the floors: a copy in memory, a raw write to the disk.
 
-    python -m benchmarks checkpoint [saves gpu lora resume s3] [--size 0.3 1 3] [--methods NAME …] [--repeats 5] [--threads n]
+    python -m benchmarks checkpoint [saves gpu lora resume s3] [--size 0.3 1 3] [--methods NAME …] [--repeats 5]
 
 *blocked*: the training stands still, between two steps or before an update. *durable*: until it is fsynced.
 *lost*: training time lost altogether, that is the steps until then less as many plain ones.
@@ -34,7 +34,7 @@ def main(options: Sequence[str]) -> None:
     parser.add_argument("--size", nargs="+", type=float, help="GB of state; the first one serves the small cases")
     parser.add_argument("--methods", nargs="+", default=[""], help="parts of their names; the floors always run")
     parser.add_argument("--repeats", type=int, default=5)
-    parser.add_argument("--threads", type=int, help="of the training; one less than cores leaves one free, as a GPU does")
+    parser.add_argument("--threads", type=int, help="of the training; with one less than cores, one is free for saves")
     parser.add_argument("--folder", type=Path, default=Path("/var/tmp"), help="on the disk to be measured")
     asked = parser.parse_args(options)
     if unknown := set(asked.cases) - set(CASES):

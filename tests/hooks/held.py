@@ -17,6 +17,8 @@ from trainer_hooks.storage import Buffer, LocalStorage, Storage
 class Held(_Passing):
     """While it holds, puts of chunks and manifests wait; `knocked` is set once one does. `seen` are all of them."""
 
+    parallel = 1  # so that what waits is the first of several
+
     def __init__(self, storage: Storage) -> None:
         self.storage = storage
         self._is_open = threading.Event()
@@ -37,7 +39,7 @@ class Held(_Passing):
             self.seen.append(path)
             if not self._is_open.is_set():
                 self.knocked.set()
-                assert self._is_open.wait(60), f"nobody let {path} go"
+                assert self._is_open.wait(20), f"nobody let {path} go"
         self.storage.put(path, data, exclusive=exclusive)
 
     def remove(self, folder: str, names: Collection[str]) -> None:

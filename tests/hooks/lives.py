@@ -16,7 +16,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from queue import Queue
@@ -95,10 +95,9 @@ class Server:
 @contextmanager
 def a_server() -> Iterator[Server]:
     root = Path(__file__).parent.parent.parent
-    requests, answers = [os.pipe() for _ in range(SLOTS)], [os.pipe() for _ in range(SLOTS)]
-    theirs = [(request[0], answer[1]) for request, answer in zip(requests, answers, strict=True)]
-    ours = [(os.fdopen(request[1], "w"), os.fdopen(answer[0])) for request, answer in zip(requests, answers, strict=True)]
-    fds = [fd for pair in theirs for fd in pair]
+    pipes = [(os.pipe(), os.pipe()) for _ in range(SLOTS)]  # for requests, for answers
+    fds = [fd for request, answer in pipes for fd in (request[0], answer[1])]
+    ours = [(os.fdopen(request[1], "w"), os.fdopen(answer[0])) for request, answer in pipes]
     environment = {name: value for name, value in os.environ.items() if not name.startswith("LAUNCH_")}
     command = [sys.executable, "-m", __name__, *map(str, fds)]
     with subprocess.Popen(command, cwd=root, env=environment, pass_fds=fds, start_new_session=True) as process:
@@ -157,7 +156,8 @@ def _live(life: Life, pipe: int) -> None:
         os.fsync = lambda fd: None  # which a SIGKILL does not ask for; a lost power is `Disk`'s to play
         if life.power_fails:
             disk = Disk(folder, pytest.MonkeyPatch())
-            _train(folder, seed=0, tell=lambda **event: "committed" in event and _tell(pipe, event), die_at=5)
+            with suppress(Death):
+                _train(folder, seed=0, tell=lambda **event: "committed" in event and _tell(pipe, event), die_at=5)
             calls = _Calls(folder, life, lambda: _lose_power(disk, folder))
         else:
             calls = _Calls(folder, life, lambda: None)
@@ -165,7 +165,7 @@ def _live(life: Life, pipe: int) -> None:
         _tell(pipe, {"end": end, "calls": calls.seen})
         code = 0
     except BaseException:
-        sys.excepthook(*sys.exc_info())  # type: ignore[arg-type]  # there is one
+        sys.excepthook(*sys.exc_info())
     finally:
         os._exit(code)
 
@@ -190,16 +190,16 @@ def _train(folder: Path, *, seed: int, tell: Callable[..., object], die_at: int 
                 if session.step + 1 == die_at:
                     raise Death
                 parts.step(batch, number=session.step + 1, accumulate=RECIPE.accumulate)
-    except Death:
-        return ""
     finally:
         Store.commit = real_commit  # type: ignore[method-assign]
     return parts.fingerprint()
 
 
 def _lose_power(disk: Disk, folder: Path) -> None:
-    for loss in get_args(Loss):
-        disk.left_by(loss, left_by(folder, loss))
+    with disk._lock:  # no other thread changes anything any more
+        for loss in get_args(Loss):
+            disk.left_by(loss, left_by(folder, loss))
+        os.kill(os.getpid(), signal.SIGKILL)
 
 
 def left_by(folder: Path, loss: Loss) -> Path:

@@ -20,6 +20,8 @@ from trainer_hooks.checkpoint import tree
 from trainer_hooks.checkpoint.dcp import DcpReader
 from trainer_hooks.checkpoint.shards import merge, state_of
 
+pytestmark = pytest.mark.system
+
 written = cache(write)
 
 NAMES = ["2.weight", "2.bias", "0.weight", "0.bias"]  # as the optimizer's groups have them

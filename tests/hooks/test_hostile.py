@@ -25,6 +25,8 @@ from trainer_hooks.checkpoint.layout import CHUNK_BYTES, Spot
 from trainer_hooks.checkpoint.manifest import Manifest, Piece, Stored, hash_of
 from trainer_hooks.storage import LocalStorage
 
+pytestmark = pytest.mark.system
+
 LIMIT_BYTES = 1 << 30
 """Beyond what the process has taken before. A manifest of a million chunks takes half of it."""
 

@@ -17,6 +17,8 @@ from trainer_hooks import ranks as module
 from trainer_hooks.errors import HooksError
 from trainer_hooks.ranks import Agreement, Board, Ranks, find_ranks, steps_until_agreement
 
+pytestmark = pytest.mark.system
+
 SAVE, PREEMPTED = 1, 4
 MUCH = bytes(range(256)) * 40_000  # 10 MB: more than a TCPStore takes at once
 

@@ -34,6 +34,7 @@ from trainer_hooks import session as session_module
 from trainer_hooks.checkpoint import layout
 from trainer_hooks.checkpoint.manifest import decode
 from trainer_hooks.checkpoint.memory import Memory
+from trainer_hooks.checkpoint.store import Store
 from trainer_hooks.protocol import Ended
 from trainer_hooks.ranks import Board
 from trainer_hooks.storage import LocalStorage
@@ -146,17 +147,33 @@ def test_a_newer_attempt_ends_all_ranks_alike(every: int, tmp_path: Path) -> Non
     assert checkpoints(tmp_path) == (["step-4-a1"] if every == 4 else [])
 
 
+def test_a_newer_attempt_that_shows_behind_the_last_commit_ends_all_alike(tmp_path: Path) -> None:
+    outcomes = on_ranks(RANKS, _be_superseded_at_last, tmp_path, Job(steps=6, every=100))
+
+    assert [one.ended for one in outcomes] == ["75"] * RANKS
+    assert checkpoints(tmp_path) == ["step-6-a1"]
+
+
 @pytest.mark.parametrize("every", [4, 100], ids=["at a step", "at the end"])
 @pytest.mark.parametrize("failing", range(RANKS))
 def test_three_failures_of_one_rank_end_all_alike(failing: int, every: int, tmp_path: Path) -> None:
     outcomes = on_ranks(RANKS, _run_full, tmp_path, Job(every=every, steps=40 if every == 4 else 6), failing)
 
-    assert outcomes[0].step == outcomes[1].step
+    assert outcomes[0].step == outcomes[1].step < 40
     for outcome in outcomes:
         assert outcome.ended.startswith("SavingFailed: 3 saves in a row failed"), outcome.ended
         assert "No space left" in outcome.ended
     assert checkpoints(tmp_path) == (["step-4-a1"] if every == 4 else [])
     assert of_kind(Ended, tmp_path)[0].reason == "failed"
+
+
+def test_what_only_the_first_rank_knows_ends_all_alike(tmp_path: Path) -> None:
+    """It brings the checkpoints from the local disk to the run folder, and cannot."""
+    outcomes = on_ranks(RANKS, _fail_to_ship, tmp_path / "run", tmp_path / "disk", Job(steps=200))
+
+    assert outcomes[0].step == outcomes[1].step < 200
+    assert [one.ended.partition(":")[0] for one in outcomes] == ["SavingFailed"] * RANKS
+    assert checkpoints(tmp_path / "run") == []
 
 
 @pytest.mark.parametrize("short", range(RANKS))
@@ -272,6 +289,17 @@ def _be_superseded(rank: int, folder: Path, job: Job) -> Outcome:
     return train(rank, folder, job, within=within)
 
 
+def _be_superseded_at_last(rank: int, folder: Path, job: Job) -> Outcome:
+    prune = Store.prune
+
+    def prune_late(self: Store, **given: Any) -> Any:
+        (folder / "journal" / "007").mkdir(parents=True)
+        return prune(self, **given)
+
+    Store.prune = prune_late  # type: ignore[method-assign]
+    return train(rank, folder, job)
+
+
 def _run_full(rank: int, folder: Path, job: Job, failing: int) -> Outcome:
     def refuse(path: str, size: int) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), path)
@@ -283,6 +311,23 @@ def _run_full(rank: int, folder: Path, job: Job, failing: int) -> Outcome:
             if rank == failing:
                 _watch_puts(refuse)
 
+    return train(rank, folder, job, within=within)
+
+
+def _fail_to_ship(rank: int, folder: Path, disk: Path, job: Job) -> Outcome:
+    os.environ |= {"LAUNCH_CHECKPOINT_LOCAL": str(disk), "LOCAL_WORLD_SIZE": str(RANKS)}
+    put = LocalStorage.put
+
+    def refuse(self: LocalStorage, path: str, data: Any, *, exclusive: bool = False) -> None:
+        if path.startswith("chunks/") and self._root == folder:
+            raise OSError(errno.EACCES, os.strerror(errno.EACCES), path)
+        put(self, path, data, exclusive=exclusive)
+
+    def within(session: Session) -> None:
+        if session.step % job.every == job.every - 1 and rank == 0 and session._keeper._shipper is not None:
+            session._keeper._saver.wait_shipped()
+
+    LocalStorage.put = refuse  # type: ignore[method-assign]
     return train(rank, folder, job, within=within)
 
 

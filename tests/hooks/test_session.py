@@ -407,10 +407,13 @@ def test_a_failed_save_is_shown_and_the_training_goes_on(
 def test_three_failures_in_a_row_end_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     full = fill(monkeypatch)
     session = a_session(tmp_path, checkpoint_every_steps=2)
+
+    def act(batch: int) -> None:
+        session._keeper.wait()
+        full.is_full = batch > 4
+
     with pytest.raises(SavingFailed, match=r"3 saves in a row.*Free space"):
-        for batch in session(range(100)):
-            session._keeper.wait()
-            full.is_full = batch > 4
+        run(session(range(100)), act)
     session.close()
 
     assert 10 <= session.step <= 12, (
@@ -564,11 +567,14 @@ def test_without_a_price_there_is_no_cap(tmp_path: Path, monkeypatch: pytest.Mon
 
 def test_a_superseded_attempt_saves_nothing_and_leaves(tmp_path: Path) -> None:
     old = a_session(tmp_path, checkpoint_every_steps=3)
+
+    def act(batch: int) -> None:
+        old._keeper.wait()
+        if batch == 3:
+            a_session(tmp_path).close()
+
     with pytest.raises(SystemExit) as caught:
-        for batch in old(range(10)):
-            old._keeper.wait()
-            if batch == 3:
-                a_session(tmp_path).close()
+        run(old(range(10)), act)
     old.close()
 
     assert caught.value.code == 75

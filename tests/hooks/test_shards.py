@@ -23,6 +23,8 @@ from trainer_hooks.checkpoint.resharding import Targets
 from trainer_hooks.checkpoint.shards import Part, local_pieces, merge, no_part, state_of
 from trainer_hooks.errors import CheckpointMismatch, NotLoadable
 
+pytestmark = pytest.mark.system
+
 written = cache(write)
 
 PLAIN_PARAMETERS = {"model/0.weight", "model/0.bias", "model/2.weight", "model/2.bias", "model/seen"}

@@ -14,6 +14,8 @@ from tests.hooks.test_storage import MIB, pages, read_back
 from trainer_hooks.storage import FsspecStorage
 from trainer_hooks.storage.remote import Retries
 
+pytestmark = pytest.mark.system
+
 SOON = Retries(first_wait_seconds=0.001)
 OnS3 = tuple[str, Line]
 

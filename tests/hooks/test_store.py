@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import threading
+from collections.abc import Collection
 from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path

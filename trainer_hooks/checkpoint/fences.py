@@ -72,14 +72,15 @@ class Fences:
 class _Guarded:
     """One optimizer. It also watches whether the script clears the gradients between two steps.
 
-    One gradient is looked at for all: it is cleared if its object is another one at the next step.
+    One gradient is looked at for all: it is cleared if its object is another one at the next step. A script that once
+    did not clear it may do so again.
     """
 
     def __init__(self, optimizer: torch.optim.Optimizer, fence: Callable[[], None]) -> None:
         self._optimizer = optimizer
         self._fence = fence
         self._sample: tuple[Any, Any] | None = None  # a parameter, and a reference to the gradient that was spent
-        self._clears = False
+        self._clears: bool | None = None  # not known yet
         self.has_stepped = False
         self._handles = [
             optimizer.register_step_pre_hook(self._before),
@@ -88,7 +89,7 @@ class _Guarded:
 
     @property
     def is_spent(self) -> bool:
-        return self.has_stepped and self._clears
+        return self.has_stepped and self._clears is True
 
     def parameters(self) -> Iterator[torch.Tensor]:
         return (parameter for group in self._optimizer.param_groups for parameter in group["params"])
@@ -108,7 +109,8 @@ class _Guarded:
         self._fence()
         if self._sample is not None:
             parameter, spent = self._sample
-            self._clears = spent() is None or parameter.grad is not spent()
+            is_cleared = spent() is None or parameter.grad is not spent()
+            self._clears = is_cleared and self._clears is not False
 
     def _after(self, *args: object) -> None:
         self.has_stepped = True

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 _MADV_POPULATE_WRITE = 23  # <asm-generic/mman-common.h>; Python has no name for it
 _POPULATED_BYTES = 64 << 20
 """At a time, as Python does not let go of the interpreter meanwhile."""
+_HOST_REGISTER_PORTABLE = 1  # pinned for every GPU of the process: CUDA runtime API, cudaHostRegister
 
 
 def room(size_bytes: int, *, is_populated: bool) -> mmap.mmap:
@@ -134,8 +135,10 @@ def _pin(address: int, size_bytes: int) -> bool:
     """Not through torch's own pinned allocator, which rounds up to powers of two."""
     import torch
 
-    status = torch.cuda.cudart().cudaHostRegister(address, size_bytes, 0)  # type: ignore[no-untyped-call]  # torch
+    status = torch.cuda.cudart().cudaHostRegister(address, size_bytes, _HOST_REGISTER_PORTABLE)  # type: ignore[no-untyped-call]  # torch
     if int(status) != 0:
         log.warning("memory could not be pinned; copies from the GPU will be slower", extra={"status": int(status)})
+        with suppress(RuntimeError):  # it stays this thread's last error: a kernel of ours takes the blame for it
+            torch.ones(1, device="cuda")
         return False
     return True

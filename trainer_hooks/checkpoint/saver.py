@@ -169,6 +169,8 @@ class Saver:
         if self._shipper is not None:
             self._shipper.close(timeout_seconds=max(0.0, until - time.monotonic()))
         self._writers.shutdown(wait=False, cancel_futures=True)
+        if self._memory is not None:
+            self._memory.keep_only(())  # what a GPU knows as pinned must not be unmapped before it is told
 
     def _snapshot(self, image: Image) -> Snapshot:
         if self._memory is None:
@@ -201,6 +203,7 @@ class Saver:
             if not save.is_given_up:
                 self._failed(save.wanted.step, error)
         finally:
+            save.snapshot.release()
             save.over.set()
 
     def _written(self, save: Save, exposed: list[Copied] | Exception) -> shards.Part:
@@ -250,12 +253,18 @@ class Saver:
             self._store.commit(manifest)
             self.committed_step = save.wanted.step
             self._record(save, manifest, durable_seconds=time.monotonic() - save.started)
+            self._demand_no_newer()
         except Exception as error:
             kind = "superseded" if isinstance(error, Superseded) else "failure"
             self._board.announce(f"{key}/end", json.dumps({kind: str(error)}).encode())
             raise
         # Behind the prune, which must not meet chunks of the others' next save.
         self._board.announce(f"{key}/end", json.dumps([chunk.hash for chunk in manifest.chunks]).encode())
+
+    def _demand_no_newer(self) -> None:
+        """Raises: Superseded: this was found out behind the commit."""
+        if self.superseded:
+            raise Superseded(self.superseded)
 
     def _parts(self, key: str, failure: Exception | None) -> list[shards.Part]:
         """All ranks', once none of them writes any more. Raises: OSError: one has failed. `failure`."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import ctypes
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from trainer_hooks.checkpoint import tree
@@ -76,11 +76,12 @@ class _Queues:
             return lambda: None
         import torch
 
-        events = [torch.cuda.current_stream(device).record_event() for device in devices]
+        events = [(device, torch.cuda.current_stream(device).record_event()) for device in devices]
 
         def wait() -> None:
-            for event in events:
-                event.synchronize()
+            for device, event in events:
+                with torch.cuda.device(device):  # else a new thread gets itself a context on the first GPU
+                    event.synchronize()
 
         return wait
 
@@ -113,7 +114,7 @@ class Snapshot:
 
     def copy_exposed(self, *, everything: bool = False) -> list[Copied]:
         """To be called at the safe point, by the thread that trains."""
-        if self.is_audited:
+        if self.is_audited and not everything:  # what is copied at once, nobody can change meanwhile
             self._digests = {number: self._digest(number) for number in self._waiting_tensors()}
         now = [chunk for chunk in self.chunks if everything or not self.image.may_wait(chunk)]
         copied: list[Copied] = []
@@ -122,6 +123,7 @@ class Snapshot:
                 copied.append(self._copy(chunk, waits=False))
         except BaseException:
             for one in copied:
+                one.wait()
                 self.memory.give_back(one.slot)
             self._is_copied.set()  # there is nothing more to wait for
             raise
@@ -148,6 +150,10 @@ class Snapshot:
         self._queues.hold_back()
         self.is_fenced = True
 
+    def release(self) -> None:
+        """All is copied. What the script lets go of is free then, and not only at the next save."""
+        self.image = replace(self.image, rows=())
+
     def demand_whole(self) -> None:
         """Raises: Torn: the audit found that something changed between the safe point and the fence."""
         if self._torn:
@@ -173,7 +179,8 @@ class Snapshot:
             if row.device.type == "cpu":
                 ctypes.memmove(slot.address + copy.to_byte, row.data_ptr() + copy.from_byte, copy.bytes)
                 continue
-            devices.add(row.device)
+            if row.device.type == "cuda":  # others are copied when `copy_` returns
+                devices.add(row.device)
             slot.tensor()[copy.to_byte : end].copy_(
                 row[copy.from_byte : copy.from_byte + copy.bytes], non_blocking=slot.is_pinned
             )
