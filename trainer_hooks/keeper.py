@@ -58,7 +58,9 @@ class Keeper:
         remote = Store(storage, owner=owner, retention=retention)
         self._tiers = [remote]
         shipper = None
-        if settings.local is not None and _is_one_machine(ranks):
+        if settings.local is not None and not _is_one_machine(ranks):
+            say("spotlaunch: checkpoint.local is for trainings on one machine; saving to the run folder only")
+        elif settings.local is not None:
             local = Store(LocalStorage(Path(settings.local)), owner=owner, retention=retention)
             self._tiers = [local, remote]
             shipper = Shipper(local, remote)

@@ -91,8 +91,8 @@ class Memory:
             if waits:
                 self._changed.wait_for(lambda: self._fits(size_bytes))
             self._taken_bytes += size_bytes
-            for number, slot in enumerate(self._free):
-                if slot.bytes == size_bytes:
+            for number in reversed(range(len(self._free))):  # the last one given back is still in the CPU's cache
+                if self._free[number].bytes == size_bytes:
                     return self._free.pop(number)
             self._make_room(size_bytes)
         try:
