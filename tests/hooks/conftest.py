@@ -1,10 +1,11 @@
-"""An S3 server of one's own: a real process, one per test process, forgotten with it."""
+"""A process as a session finds it, and an S3 server of one's own: a real process, one per test process."""
 
 from __future__ import annotations
 
 import http.client
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -14,10 +15,25 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
+import torch
 
 from tests.hooks.slow_s3 import Line, a_line_to
 
 BUCKET = "runs"
+
+
+@pytest.fixture(autouse=True)
+def _as_found(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """No launcher's environment before a test, and none of a session's handlers after it."""
+    torch.set_num_threads(1)
+    for name in [name for name in os.environ if name.startswith("LAUNCH_")]:
+        monkeypatch.delenv(name)
+    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
+    hook = sys.excepthook
+    yield
+    for number, handler in zip((signal.SIGTERM, signal.SIGUSR1), before, strict=True):
+        signal.signal(number, handler)
+    sys.excepthook = hook
 
 
 @pytest.fixture(scope="session")

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import signal
 import subprocess
 import sys
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from tests.hooks.folders import checkpoints, of_kind
 from tests.hooks.held import Held, held, train
@@ -33,19 +29,6 @@ NOTICE = 10
 """The step in which the notice comes. The save of step 9 is in flight, or just committed."""
 
 GB = 10**9
-
-
-@pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    torch.set_num_threads(1)
-    for name in [name for name in os.environ if name.startswith("LAUNCH_")]:
-        monkeypatch.delenv(name)
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
-    hook = sys.excepthook
-    yield
-    for number, handler in zip((signal.SIGTERM, signal.SIGUSR1), before, strict=True):
-        signal.signal(number, handler)
-    sys.excepthook = hook
 
 
 @dataclass

@@ -35,7 +35,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Collection, Iterator
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +50,6 @@ from tests.hooks.states import a_store
 from tests.hooks.storages import _Passing
 from trainer_hooks import SavingFailed, Session
 from trainer_hooks.storage import Buffer, LocalStorage, Storage
-
-
-@pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    torch.set_num_threads(1)
-    for name in [name for name in os.environ if name.startswith("LAUNCH_")]:
-        monkeypatch.delenv(name)
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)}
-    yield
-    for number, handler in before.items():
-        signal.signal(number, handler)
 
 
 def test_every_test_of_the_table_is_there() -> None:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import signal
-import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,18 +25,9 @@ PIECE_BYTES = 1 << 16
 
 
 @pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    torch.set_num_threads(1)
-    for name in [name for name in os.environ if name.startswith("LAUNCH_")]:
-        monkeypatch.delenv(name)
+def _small_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(layout, "CHUNK_BYTES", PIECE_BYTES)  # many chunks of a small state
     monkeypatch.setattr(layout, "OWN_BYTES", PIECE_BYTES // 4)
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
-    hook = sys.excepthook
-    yield
-    for number, handler in zip((signal.SIGTERM, signal.SIGUSR1), before, strict=True):
-        signal.signal(number, handler)
-    sys.excepthook = hook
 
 
 class Training:

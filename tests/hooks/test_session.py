@@ -27,19 +27,6 @@ from trainer_hooks.storage import LocalStorage
 MANY = 100_000
 
 
-@pytest.fixture(autouse=True)
-def _clean(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    torch.set_num_threads(1)
-    for name in [name for name in os.environ if name.startswith("LAUNCH_")]:
-        monkeypatch.delenv(name)
-    before = [signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGUSR1)]
-    hook = sys.excepthook
-    yield
-    for number, handler in zip((signal.SIGTERM, signal.SIGUSR1), before, strict=True):
-        signal.signal(number, handler)
-    sys.excepthook = hook
-
-
 class Counter:
     """The smallest thing with a state."""
 

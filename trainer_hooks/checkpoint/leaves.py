@@ -109,7 +109,7 @@ def identity(value: torch.Tensor) -> tuple[Any, ...]:
         return _identity_of_sharded(value)
     if value.numel() == 0:
         return (id(value),)
-    return (value.data_ptr(), value.dtype, tuple(value.shape), value.stride(), str(value.device))
+    return (value.data_ptr(), value.dtype, tuple(value.shape), value.stride(), value.device)
 
 
 def _identity_of_sharded(value: Any) -> tuple[Any, ...]:
@@ -124,6 +124,7 @@ def _identity_of_sharded(value: Any) -> tuple[Any, ...]:
     return (id(value.device_mesh), value.placements, tuple(value.shape), *identity(value.to_local()))
 
 
+@cache
 def dtype_name(dtype: torch.dtype) -> str:
     return str(dtype).removeprefix("torch.")
 
