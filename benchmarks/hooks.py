@@ -30,6 +30,7 @@ def main() -> None:
         session = Session(optimizer=optimizer, run_uri=folder, checkpoint_every_steps=10 * STEPS)
         hooked = _step_seconds(session(_forever(), steps=STEPS), _nothing)
         both = _step_seconds(session(_forever(), steps=STEPS), optimizer.step)
+        session.close()
     print("| what, with nothing due | median | without hooks |\n|---|---|---|")
     print(f"| a step | {1e6 * hooked:.2f} µs | {1e6 * bare:.2f} µs |")
     print(f"| a step with `optimizer.step()` of SGD | {1e6 * both:.2f} µs | {1e6 * stepped:.2f} µs |")

@@ -101,7 +101,7 @@ class Batches:
         _set_epoch(loader, cursor.passes)
         if place is None or place.epoch_start is None:
             if place is not None:
-                rng.restore(place.now, loader)
+                _restore_random(place, loader)
             self._epoch_start: Mapping[str, Any] = rng.capture(loader)
             self._iterator: Iterator[Any] = iter(loader)
             return
@@ -134,11 +134,22 @@ class Batches:
                     f"the loader ends after {done} batches, the checkpoint was made after {cursor.batch} of this "
                     "epoch. Give it the same data and batch size, or start over in another run folder (run_uri=…)"
                 )
-        rng.restore(place.now, self._loader)
+        _restore_random(place, self._loader)
         return iterator
 
 
 _END = object()
+
+
+def _restore_random(place: Place, loader: Any) -> None:
+    """Set the random state of the safe point, and see that it is set: the last part of the checkpoint's certificate."""
+    rng.restore(place.now, loader)
+    if lacking := rng.differing(place.now, loader):
+        say(
+            f"spotlaunch: WARNING: the random state of {', '.join(lacking)} does not come back as it was saved, so "
+            "this training may differ from an undisturbed one; give the loader the same generators, and the process "
+            "as many GPUs"
+        )
 
 
 class Pace:

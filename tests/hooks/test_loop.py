@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, DistributedSampler, IterableDataset
 
 from trainer_hooks.checkpoint import rng, tree
 from trainer_hooks.errors import CheckpointMismatch
-from trainer_hooks.loop import Cursor, Place, place_of_rank
+from trainer_hooks.loop import Batches, Cursor, Place, place_of_rank
 from trainer_hooks.ranks import Ranks
 
 
@@ -134,3 +134,20 @@ def test_ranks_that_drew_alike_go_on_alike() -> None:
 def test_what_no_session_wrote_is_refused(places: Any) -> None:
     with pytest.raises(CheckpointMismatch, match="not written by a session"):
         place_of_rank(places, ranks(0, 2))
+
+
+def test_a_generator_that_is_not_there_any_more_is_told(capsys: pytest.CaptureFixture[str]) -> None:
+    data: Any = range(8)
+
+    def loader(generator: torch.Generator | None) -> DataLoader[int]:
+        return DataLoader(data, batch_size=2, shuffle=True, generator=generator)
+
+    before = loader(torch.Generator().manual_seed(3))
+    batches = Batches(before, Cursor(), None)
+    next(batches)
+    place = batches.place()
+
+    Batches(before, Cursor(batch=1, is_inside=True), place)
+    assert capsys.readouterr().err == ""
+    Batches(loader(None), Cursor(batch=1, is_inside=True), place)
+    assert "the random state of generator" in capsys.readouterr().err

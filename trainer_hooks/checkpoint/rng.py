@@ -51,6 +51,28 @@ def restore(state: Mapping[str, Any], loader: object = None) -> None:
         _branch_off(state["branch"])
 
 
+def differing(state: Mapping[str, Any], loader: object = None) -> list[str]:
+    """Which generators of `state` are not as they were there, right after `restore`; they were not to be found here."""
+    if "branch" in state:
+        return []
+    now = capture(loader)
+    generators = state["generators"]
+    found = [name for name in ("python", "numpy", "torch", "cuda") if state[name] is not None]
+    return [name for name in found if not _are_same(state[name], now[name])] + [
+        where for where in generators if not _are_same(generators[where], now["generators"].get(where))
+    ]
+
+
+def _are_same(one: Any, other: Any) -> bool:
+    import torch
+
+    if isinstance(one, torch.Tensor):
+        return isinstance(other, torch.Tensor) and torch.equal(one, other)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(_are_same(*pair) for pair in zip(one, other, strict=True))
+    return bool(one == other)
+
+
 def _branch_off(number: int) -> None:
     """Other random numbers than those of this state, and the same ones whenever it is restored."""
     import torch
