@@ -299,6 +299,7 @@ def test_gc_leaves_a_run_that_is_training_alone(launch: Launch, run: Path) -> No
     assert len(listed(launch, RUN_ID)["checkpoints"]) == 3
 
 
+@pytest.mark.system
 def test_looking_and_verifying_and_removing_load_no_torch(run: Path) -> None:
     for command in (["ls", str(run)], ["verify", str(run)], ["gc", str(run)]):
         code = f"import sys; sys.argv[1:] = {['checkpoints', *command]!r}\nfrom launcher.cli import app\n"

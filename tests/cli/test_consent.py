@@ -67,6 +67,7 @@ def test_details_and_another_plan_lead_back_to_the_question_with_its_own_amount(
     assert amounts[0] == amounts[1] < amounts[2]
 
 
+@pytest.mark.system
 def test_yes_launches_and_stops_at_the_amount_that_was_asked_for(two_machines: Path, launch: Launch) -> None:
     code, said = asked(two_machines, "y\n")
 

@@ -24,6 +24,8 @@ from trainer_hooks.notice.listener import Heard
 from trainer_hooks.protocol import Ended, Notice
 from trainer_hooks.storage import Buffer, LocalStorage, Storage
 
+pytestmark = pytest.mark.system
+
 RECIPE = Recipe(steps=14, every=3)
 NOTICE = 10
 """The step in which the notice comes. The save of step 9 is in flight, or just committed."""
@@ -378,7 +380,6 @@ train(Path(sys.argv[1]), Recipe(steps=14, every=3), act=act)
 """
 
 
-@pytest.mark.system
 def test_terminated_while_a_save_is_in_flight_it_finishes_that_and_saves_the_newest(tmp_path: Path) -> None:
     root = Path(__file__).parent.parent.parent
 

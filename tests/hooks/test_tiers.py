@@ -26,6 +26,8 @@ from trainer_hooks.checkpoint.tiers import Shipper
 from trainer_hooks.protocol import Committed, Started
 from trainer_hooks.storage import Buffer, LocalStorage, Storage
 
+pytestmark = pytest.mark.system
+
 RECIPE = Recipe(steps=10, every=4)
 
 
@@ -469,7 +471,6 @@ train(Path(sys.argv[1]), Recipe(steps=10, every=4), act=act)
 """
 
 
-@pytest.mark.system
 @pytest.mark.parametrize("machine", ["stays", "goes after the next start"])
 def test_killed_between_the_disk_and_the_run_folder_nothing_is_lost(
     machine: str, folder: Path, disk: Path, monkeypatch: pytest.MonkeyPatch

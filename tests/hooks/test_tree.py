@@ -191,6 +191,7 @@ def test_every_dtype_of_the_format_comes_back_to_the_bit(dtype: str) -> None:
     assert is_same(tensor, decode(encode(tensor, None), []))
 
 
+@pytest.mark.system
 def test_a_set_reads_the_same_in_processes_with_other_hash_seeds() -> None:
     script = (
         "from trainer_hooks.checkpoint.tree import encode;"
@@ -321,6 +322,7 @@ dist.destroy_process_group()
 """
 
 
+@pytest.mark.system
 def test_two_ranks_number_their_tensors_alike_though_one_has_an_empty_shard(tmp_path: Path) -> None:
     """Of one row, the second rank holds nothing, and cannot see by its memory which tensors are tied."""
     command = [sys.executable, "-c", TIED_ON_TWO_RANKS, str(tmp_path / "meeting")]
