@@ -37,16 +37,6 @@ class Ranks:
         """How many make one training. Without a group, every process is one by itself."""
         return self.world_size if self.can_agree else 1
 
-    def gather(self, value: Any) -> list[Any]:
-        """Every rank's value, in order of rank. A collective: all ranks call it, at the same step."""
-        if not self.can_agree:
-            return [value]
-        import torch.distributed as dist
-
-        values: list[Any] = [None] * self.world_size
-        dist.all_gather_object(values, value)
-        return values
-
     def broadcast(self, value: Any) -> Any:
         """Rank 0's value. A collective."""
         if not self.can_agree:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,9 +17,11 @@ from torch.distributed.checkpoint.state_dict import get_optimizer_state_dict, se
 
 from tests.hooks.distributed import on_ranks
 from tests.hooks.sharded import ChunkReader, Written, part_of, train, whole, write
+from trainer_hooks import Session
 from trainer_hooks.checkpoint import tree
-from trainer_hooks.checkpoint.dcp import DcpReader
+from trainer_hooks.checkpoint.dcp import DcpReader, open_checkpoint
 from trainer_hooks.checkpoint.shards import merge, state_of
+from trainer_hooks.errors import CheckpointsDamaged, Damaged
 
 pytestmark = pytest.mark.system
 
@@ -47,6 +50,37 @@ def test_the_metadata_names_shards_as_they_lie() -> None:
     assert (entry.size, entry.properties.dtype) == (torch.Size([12, 8]), torch.float32)
     assert [tuple(chunk.offsets) for chunk in entry.chunks] == [(0, 0), (3, 0), (6, 0), (9, 0)]
     assert isinstance(metadata.state_dict_metadata["optimizer.param_groups.0.lr"], BytesStorageMetadata)
+
+
+@pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
+def test_a_run_folder_is_opened_at_its_newest_whole_checkpoint(tmp_path: Path) -> None:
+    model = torch.nn.Linear(3, 2)
+    with Session(run_uri=str(tmp_path), checkpoint_every_steps=2, model=model) as session:
+        for _ in session(range(4)):
+            model.weight.data += 1
+    live = {"model": {name: torch.zeros_like(value) for name, value in model.state_dict().items()}}
+
+    dcp.load(live, storage_reader=open_checkpoint(str(tmp_path)), no_dist=True)
+    assert torch.equal(live["model"]["weight"], model.weight)
+    dcp.load(live, storage_reader=open_checkpoint(str(tmp_path), "step-2-a1"), no_dist=True)
+    assert torch.equal(live["model"]["weight"], model.weight - 2)
+
+    (tmp_path / "checkpoints/step-4-a1/manifest.json").write_bytes(b"?")
+    dcp.load(live, storage_reader=open_checkpoint(str(tmp_path)), no_dist=True)
+    assert torch.equal(live["model"]["weight"], model.weight - 2)
+
+
+def test_a_run_folder_without_a_whole_checkpoint_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError):
+        open_checkpoint(str(tmp_path))
+    with Session(run_uri=str(tmp_path), model=torch.nn.Linear(1, 1)) as session:
+        list(session(range(1)))
+    (tmp_path / "checkpoints/step-1-a1/manifest.json").write_bytes(b"?")
+
+    with pytest.raises(CheckpointsDamaged):
+        open_checkpoint(str(tmp_path))
+    with pytest.raises(Damaged):
+        open_checkpoint(str(tmp_path), "step-1-a1")
 
 
 def test_what_is_no_tensor_is_loaded_too() -> None:

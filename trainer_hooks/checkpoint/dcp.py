@@ -1,4 +1,4 @@
-"""Our checkpoints for `torch.distributed.checkpoint`: `dcp.load(state_dict, storage_reader=DcpReader(reader))`.
+"""Our checkpoints for `torch.distributed.checkpoint`: `dcp.load(state_dict, storage_reader=open_checkpoint(run_uri))`.
 
 Keys are those of `state_dict` as dcp flattens it: "model.layer.weight", "optimizer.param_groups.0.lr". Nothing that
 lies in the storage is unpickled; dcp wants to unpickle what is no tensor, and gets it pickled in this process.
@@ -6,6 +6,7 @@ lies in the storage is unpickled; dcp wants to unpickle what is no tensor, and g
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 from collections.abc import Iterator, Mapping, Sequence
@@ -27,7 +28,11 @@ from torch.futures import Future
 
 from trainer_hooks.checkpoint import tree
 from trainer_hooks.checkpoint.manifest import Manifest, Stored
-from trainer_hooks.checkpoint.reader import Box
+from trainer_hooks.checkpoint.reader import Box, Reader
+from trainer_hooks.checkpoint.retention import Retention
+from trainer_hooks.checkpoint.store import Owner, Store
+from trainer_hooks.errors import CheckpointsDamaged, Damaged
+from trainer_hooks.storage import open_storage
 
 
 class Reading(Protocol):
@@ -36,6 +41,32 @@ class Reading(Protocol):
     @property
     def manifest(self) -> Manifest: ...
     def read_boxes(self, wanted: Mapping[int, Box]) -> dict[int, torch.Tensor]: ...
+
+
+def open_checkpoint(
+    run_uri: str, name: str | None = None, *, names: Mapping[str, Sequence[str]] | None = None
+) -> DcpReader:
+    """One of a run folder's, as `step-1200-a3`; without a name the newest that is whole. For `names` see `DcpReader`.
+
+    Raises: FileNotFoundError: there is none. CheckpointsDamaged: none is whole. Damaged: this one is not. OSError.
+    """
+    storage = open_storage(run_uri)
+    store = Store(storage, owner=Owner(run_id="", attempt=0, world_size=1), retention=Retention())
+    damaged: dict[str, str] = {}
+    for candidate in (name,) if name is not None else store.names():
+        try:
+            return DcpReader(Reader(storage, store.verify(candidate)), names=names)
+        except FileNotFoundError:  # begun, and never committed
+            continue
+        except Damaged as error:
+            if name is not None:
+                raise
+            damaged[candidate] = str(error)
+    if damaged:
+        raise CheckpointsDamaged("; ".join(f"{one}: {why}" for one, why in damaged.items()))
+    raise FileNotFoundError(
+        errno.ENOENT, "there is no such checkpoint; `launch checkpoints ls` shows what there is", run_uri
+    )
 
 
 class DcpReader(StorageReader):

@@ -17,7 +17,7 @@ import shutil
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, Literal
 
 from trainer_hooks.checkpoint import tree
 from trainer_hooks.checkpoint.manifest import Manifest
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     import torch
 
 Format = Literal["torch", "safetensors", "dcp"]
-FORMATS: tuple[Format, ...] = get_args(Format)
 
 
 def export(manifest: Manifest, tensors: Sequence[torch.Tensor], target: Path, *, to: Format) -> tuple[str, ...]:
