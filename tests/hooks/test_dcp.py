@@ -55,6 +55,7 @@ def test_the_metadata_names_shards_as_they_lie() -> None:
 @pytest.mark.filterwarnings("ignore:torch.distributed is disabled")
 def test_a_run_folder_is_opened_at_its_newest_whole_checkpoint(tmp_path: Path) -> None:
     model = torch.nn.Linear(3, 2)
+    torch.nn.init.zeros_(model.weight)  # whole numbers: what is added can be taken away again to the bit
     with Session(run_uri=str(tmp_path), checkpoint_every_steps=2, model=model) as session:
         for _ in session(range(4)):
             model.weight.data += 1

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from trainer_hooks.checkpoint import shards, tree
+from trainer_hooks.checkpoint import leaves, shards, tree
 from trainer_hooks.checkpoint.layout import Layout, lay_out, parts
 from trainer_hooks.checkpoint.manifest import Piece, Stored, is_dense
 from trainer_hooks.errors import NotLoadable
@@ -72,7 +72,7 @@ class Own:
     world_size: int = 1
 
     def shard(self, tensor: torch.Tensor) -> shards.Shard:
-        if id(tensor) not in self.tensors or self.world_size == 1 or shards.is_sharded(tensor):
+        if id(tensor) not in self.tensors or self.world_size == 1 or leaves.is_sharded(tensor):
             return shards.local_pieces(tensor)
         shape = tuple(tensor.shape)
         return shards.Shard(
@@ -81,7 +81,7 @@ class Own:
 
     def is_part(self, tensor: torch.Tensor) -> bool:
         """Whether this rank holds what no other does."""
-        return shards.is_sharded(tensor) or (id(tensor) in self.tensors and self.world_size > 1)
+        return leaves.is_sharded(tensor) or (id(tensor) in self.tensors and self.world_size > 1)
 
 
 def image_of(
@@ -116,7 +116,7 @@ def image_of(
 
 def address_of(tensor: torch.Tensor) -> int:
     """Of the memory behind a tensor; of a sharded one, of this rank's shard."""
-    local: torch.Tensor = shards.local_pieces(tensor).local if shards.is_sharded(tensor) else tensor
+    local: torch.Tensor = shards.local_pieces(tensor).local if leaves.is_sharded(tensor) else tensor
     return local.untyped_storage().data_ptr()
 
 

@@ -99,7 +99,8 @@ def why_not_plain(value: torch.Tensor) -> str:
 
 
 def is_sharded(value: Any) -> bool:
-    module = sys.modules.get("torch.distributed.tensor")  # there is a DTensor only where this was imported
+    """Whether this rank may hold a part of it only. A DTensor exists only where its module was imported."""
+    module = sys.modules.get("torch.distributed.tensor")
     return module is not None and isinstance(value, module.DTensor)
 
 

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from trainer_hooks.checkpoint import tree
+from trainer_hooks.checkpoint.leaves import is_sharded
 from trainer_hooks.checkpoint.manifest import Stored
 from trainer_hooks.checkpoint.reader import Box
-from trainer_hooks.checkpoint.shards import Shape, is_sharded, local_pieces, state_of
+from trainer_hooks.checkpoint.shards import Shape, local_pieces, state_of
 from trainer_hooks.errors import CheckpointMismatch
 from trainer_hooks.ranks import Ranks
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from trainer_hooks.checkpoint.layout import Spot
+from trainer_hooks.checkpoint.leaves import is_sharded
 from trainer_hooks.checkpoint.manifest import Chunk, Piece, Stored
 from trainer_hooks.errors import NotLoadable
 
@@ -89,12 +90,6 @@ class Merged:
     ranks: tuple[Any, ...]
     tensors: tuple[Stored, ...]
     chunks: tuple[Chunk, ...]
-
-
-def is_sharded(tensor: object) -> bool:
-    """Whether this rank may hold a part of it only. A DTensor exists only where its module was imported."""
-    module = sys.modules.get("torch.distributed.tensor")
-    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local_pieces(tensor: torch.Tensor) -> Shard:
