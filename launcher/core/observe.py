@@ -36,6 +36,7 @@ class Patience:
 
     silence_seconds: float  # of a trainer that once spoke
     start_seconds: float  # of a machine that was granted, until its set-up has ended
+    cut_off_seconds: float  # of a trainer that had a notice, or whose machine does not answer
 
 
 REPORT_SECONDS = 300.0  # progress goes to the ledger at most so often
@@ -148,6 +149,8 @@ def _end(
             verdict = "lost", "the machine is not there any more"
         case "running":
             verdict = _hung(attempt, last_word, _silent(attempt, lines, now, patience))
+        case "unreachable":
+            verdict = _cut_off(attempt, last_word, lines, now, patience)
         case "starting":
             verdict = _stuck(attempt, now, patience)
     if verdict is None:
@@ -233,6 +236,24 @@ def _gone(attempt: Attempt, last_word: TrainerEnded | None) -> tuple[AttemptOutc
             return "preempted", "no notice was seen" if attempt.noticed_at is None else "the notice was too short"
 
 
+def _cut_off(
+    attempt: Attempt,
+    last_word: TrainerEnded | None,
+    lines: Sequence[JournalLine],
+    now: datetime,
+    patience: Patience,
+) -> tuple[AttemptOutcome, str] | None:
+    """A trainer that goes on speaking lives, whatever its machine says; who never spoke has no other witness.
+
+    Slurm leaves a preempted trainer alone for its grace time, to save, while nothing else of the job is left.
+    """
+    heard = _heard_at(attempt, lines)
+    has_ended = last_word is not None and last_word.reason != "completed"
+    if heard is not None and not has_ended and now - heard < timedelta(seconds=patience.cut_off_seconds):
+        return None
+    return _gone(attempt, last_word)
+
+
 def _hung(
     attempt: Attempt, last_word: TrainerEnded | None, silence: tuple[AttemptOutcome, str] | None
 ) -> tuple[AttemptOutcome, str] | None:
@@ -254,7 +275,14 @@ def _silent(
     attempt: Attempt, lines: Sequence[JournalLine], now: datetime, patience: Patience
 ) -> tuple[AttemptOutcome, str] | None:
     """Only a trainer that once spoke can fall silent: a script without hooks never speaks."""
-    heard = [at for at in (attempt.heard_at, *(line.at for line in lines)) if at]
-    if not heard or now - max(heard) < timedelta(seconds=patience.silence_seconds):
+    heard = _heard_at(attempt, lines)
+    limit = patience.silence_seconds if attempt.noticed_at is None else patience.cut_off_seconds
+    if heard is None or now - heard < timedelta(seconds=min(limit, patience.silence_seconds)):
         return None
-    return "lost", f"silent for {(now - max(heard)).total_seconds() / 60:.0f} min"
+    silence = f"silent for {(now - heard).total_seconds() / 60:.0f} min"
+    return ("lost", silence) if attempt.noticed_at is None else ("preempted", f"{silence} after the notice")
+
+
+def _heard_at(attempt: Attempt, lines: Sequence[JournalLine]) -> datetime | None:
+    """The last sign of life, if there was one."""
+    return max((at for at in (attempt.heard_at, *(line.at for line in lines)) if at), default=None)
