@@ -22,10 +22,11 @@ from launcher.core.estimate import Estimate
 from launcher.core.events import Event, Pace, Promise, Quantiles, RunReopened, RunSubmitted, StopRequested, UsdQuantiles
 from launcher.core.gravity import HOURS_PER_MONTH
 from launcher.core.offers import Placement
-from launcher.core.planner import Plan, plan, setup_seconds, why_nothing
+from launcher.core.planner import Plan, plan, unaccepted_egress_usd, why_nothing
 from launcher.core.saving import checkpoint_gb, durable_seconds, save_seconds, storage_usd_per_gb_month
 from launcher.core.spec import Market, RunSpec
 from launcher.core.state import RunState
+from launcher.core.workload import setup_seconds
 from launcher.errors import (
     InputError,
     LaunchError,
@@ -36,6 +37,7 @@ from launcher.errors import (
     PlanStale,
     Problem,
 )
+from launcher.ports import Progress
 from launcher.wiring import Wiring
 
 MAX_DRIFT = Decimal("0.05")  # a plan whose price moved further is made again, not applied
@@ -50,10 +52,19 @@ class Draft:
     plan: Plan
 
 
-def draft(wiring: Wiring, path: Path, *, simulate: int | None = None, time_scale: float | None = None) -> Draft:
-    """Read `path` and plan it; `simulate` runs it against a market drawn from that seed.
+def draft(
+    wiring: Wiring,
+    path: Path,
+    *,
+    simulate: int | None = None,
+    time_scale: float | None = None,
+    accept_egress_usd: Decimal | None = None,
+    progress: Progress = lambda *_: None,
+) -> Draft:
+    """Read `path`, ask its buckets what it does not say of them, and plan it.
 
-    Raises: InputError: train.yaml, pricing.yaml or the market is wrong.
+    `simulate` runs it against a market drawn from that seed; `accept_egress_usd` is a consent that goes before what the
+    file says. Raises: InputError: train.yaml, pricing.yaml or the market is wrong, or a bucket cannot be asked.
     """
     spec = load_spec(path, wiring.catalog)
     here = path.absolute().parent
@@ -69,6 +80,9 @@ def draft(wiring: Wiring, path: Path, *, simulate: int | None = None, time_scale
     if simulate is not None:
         scale = time_scale or (spec.market.time_scale if spec.market else 60.0)
         spec = spec.model_copy(update={"market": Market(seed=simulate, time_scale=scale)})
+    if accept_egress_usd is not None:
+        spec = spec.accepting_egress(accept_egress_usd)
+    spec = wiring.ask_buckets(spec, progress)
     return Draft(spec=spec, workdir=workdir, plan=make_plan(wiring, spec))
 
 
@@ -128,7 +142,7 @@ def _submitted(wiring: Wiring, draft: Draft, chosen: Estimate, approved_usd: Dec
     tariffs = wiring.book(spec, wiring.clock(spec)).tariffs
 
     def event(run_id: str) -> RunSubmitted:
-        run_uri = wiring.run_uri(spec, run_id)
+        run_uri = wiring.run_uri(spec, run_id, chosen.placement.offer)
         storage, basis, is_assumed = storage_usd_per_gb_month(chosen.placement.offer, tariffs, uri=run_uri)
         return RunSubmitted(
             spec=spec.model_dump(mode="json"),
@@ -157,6 +171,21 @@ def _submitted(wiring: Wiring, draft: Draft, chosen: Estimate, approved_usd: Dec
         )
 
     return event
+
+
+def first_request(wiring: Wiring, draft: Draft, chosen: Estimate) -> dict[str, Any]:
+    """Exactly what the first attempt would ask its backend for; nothing is recorded or asked."""
+    from launcher.core.events import AttemptRequested, Entry
+    from launcher.core.state import fold
+
+    run_id = f"{draft.spec.name}-{draft.plan.made_at:%Y%m%d}-0000"
+    submitted = _submitted(wiring, draft, chosen, highest_usd(draft.spec, chosen))(run_id)
+    intent = AttemptRequested(attempt=1, placement=chosen.placement, why="", egress_usd_per_read=Decimal(0))
+    at = draft.plan.made_at
+    entries = [Entry(run_id=run_id, seq=n, at=at, event=event) for n, event in enumerate((submitted, intent), start=1)]
+    state = fold(None, entries)
+    assert state is not None
+    return wiring.request(state, state.attempts[0])
 
 
 def _promise(chosen: Estimate) -> Promise:
@@ -272,12 +301,17 @@ def consent_without_asking(
 ) -> Decimal | None:
     """The approved amount that the flags give; `None` where a person has to be asked.
 
-    Raises: OverBudget: more may be needed than --approve allows. NotConfirmed: --yes does not serve so much.
+    Raises: OverBudget: more may be needed than --approve allows. NotConfirmed: --yes does not serve so much, or much of
+    it is egress that nobody agreed to.
     """
+    if approve_usd is None and not yes:
+        return None
+    egress = unaccepted_egress_usd(spec, chosen)
+    if egress is not None:
+        whole = egress.quantize(Decimal(1), ROUND_CEILING)
+        raise NotConfirmed(f"${egress:,.2f} of it is egress: --accept-egress {whole} or data.max_egress_usd agrees to it")
     if approve_usd is not None:
         return approve(spec, chosen, amount=approve_usd)
-    if not yes:
-        return None
     high = highest_usd(spec, chosen)
     if high > below:
         raise NotConfirmed(f"--yes serves below ${below:,.2f}; this may cost ${high:,.2f}: use --approve {high}")

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from typing import Protocol
 
 from launcher.core.events import Entry, Event
+from launcher.core.gravity import Found
 from launcher.core.journal import JournalLine
 from launcher.core.machine import LaunchRequest, Phase
 from launcher.core.offers import Offer
 
-__all__ = ["Backend", "Clock", "Journal", "LaunchRequest", "Ledger", "Phase", "PriceSource"]
+__all__ = ["Backend", "Clock", "DataProbe", "Journal", "LaunchRequest", "Ledger", "Phase", "PriceSource", "Progress"]
 
 
 class Backend(Protocol):
@@ -45,6 +46,21 @@ class PriceSource(Protocol):
 
     def offers(self, now: datetime) -> tuple[Offer, ...]:
         """Every offer known at `now`, priced as listed; refusing some of them is not the source's business."""
+        ...
+
+
+Progress = Callable[[str, float, int], None]  # a URI, gigabytes and objects found so far
+
+
+class DataProbe(Protocol):
+    """Who asks buckets about themselves. Raises: InputError: one cannot be asked; it says what to declare instead."""
+
+    def probe(self, uri: str, *, seconds: float, progress: Progress) -> Found:
+        """Region and size of what lies below `uri`, after `seconds` at most: then the size is a lower bound."""
+        ...
+
+    def region(self, uri: str, *, seconds: float) -> Found:
+        """The same without looking at any object: nothing is known of the size."""
         ...
 
 

@@ -23,7 +23,8 @@ from launcher.core.events import (
     PriceChanged,
     RunFinished,
 )
-from launcher.core.observe import Patience, observe
+from launcher.core.observe import Patience, has_fled, observe
+from launcher.core.options import Option, Rules
 from launcher.core.policy import (
     Action,
     AskToEnd,
@@ -31,16 +32,14 @@ from launcher.core.policy import (
     Judge,
     Keep,
     Launch,
-    Option,
     Relaunch,
     Release,
-    Rules,
     Wait,
     decide,
 )
 from launcher.core.state import Attempt, RunState, attempt_of, fold, job_name
 from launcher.errors import BackendError, InputError, LaunchRefused, LedgerConflict, LedgerUnavailable, NoSuchRun
-from launcher.ports import Backend, Clock, Journal, LaunchRequest, Ledger
+from launcher.ports import Backend, Clock, Journal, LaunchRequest, Ledger, Phase
 
 log = logging.getLogger(__name__)
 
@@ -109,10 +108,17 @@ class Supervisor:
         live = next((a for a in state.attempts if a.is_live), None)
         if live is None:
             return False
-        phase = self.backend.phase(job_name(self.run_id, live.number))
         lines = self.journal.read(live.number, after_segment=max(0, live.segment - 1))
+        if live.started_at is not None and has_fled(lines):  # asking its machine takes seconds that a successor needs
+            phase = Phase(kind="unreachable", started_at=live.started_at)
+        else:
+            phase = self.backend.phase(job_name(self.run_id, live.number))
         now = max(self.clock.now(), state.at)
-        patience = Patience(silence_seconds=self.rules.silence_seconds, start_seconds=self.rules.start_seconds)
+        patience = Patience(
+            silence_seconds=self.rules.silence_seconds,
+            start_seconds=self.rules.start_seconds,
+            cut_off_seconds=self.rules.cut_off_seconds,
+        )
         events = observe(live, phase, lines, now=now, patience=patience)
         if not events:
             events = self._price_change(state, live, now)

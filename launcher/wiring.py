@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
+from datetime import date
 from functools import cached_property
+from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from launcher.adapters.settings import Settings
 from launcher.adapters.system_clock import SystemClock
+from launcher.core.pricing import LOCAL
 from launcher.core.state import Attempt, RunState, fold, job_name
 from launcher.errors import InputError, NoSuchRun, NothingFeasible, Problem
 
@@ -20,14 +22,18 @@ if TYPE_CHECKING:
 
     from launcher.adapters.local_backend import LocalBackend
     from launcher.adapters.local_market import Market
+    from launcher.adapters.price_book import PriceBook
+    from launcher.adapters.skypilot_backend import SkyPilotBackend
+    from launcher.adapters.skypilot_clouds import Clouds
+    from launcher.adapters.skypilot_task import Site
     from launcher.core.gpus import GpuCatalog
     from launcher.core.offers import Offer, Price, Refusal
+    from launcher.core.options import Option, Rules
     from launcher.core.planner import Book
-    from launcher.core.policy import Option, Rules
     from launcher.core.pricing import Terms
     from launcher.core.spec import RunSpec
     from launcher.core.workload import Measured
-    from launcher.ports import Journal, LaunchRequest, Ledger, PriceSource
+    from launcher.ports import Backend, DataProbe, Journal, LaunchRequest, Ledger, PriceSource, Progress
     from launcher.supervisor import Supervisor
 
 _PRICING = Path("pricing.yaml")
@@ -41,9 +47,11 @@ class Wiring:
 
     @cached_property
     def ledger(self) -> Ledger:
+        from launcher.adapters.object_ledger import ObjectLedger, is_object_store
         from launcher.adapters.sql_ledger import SqlLedger
 
-        return SqlLedger(self.settings.ledger_url)
+        url = self.settings.ledger_url
+        return ObjectLedger(url) if is_object_store(url) else SqlLedger(url)
 
     @cached_property
     def catalog(self) -> GpuCatalog:
@@ -88,10 +96,32 @@ class Wiring:
             catalog=self.catalog,
         )
 
+    @cached_property
+    def price_book(self) -> PriceBook:
+        from launcher.adapters.price_book import PriceBook
+        from launcher.adapters.skypilot_catalog import SkypilotCatalog
+
+        return PriceBook(
+            terms=self.terms,
+            gpus=self.catalog,
+            catalogues=SkypilotCatalog(folder=self.settings.catalogs, gpus=self.catalog),
+            clouds=self._clouds_record,
+        )
+
+    def check_clouds(self) -> Clouds:
+        """Let SkyPilot find out which clouds it may use here, and remember it."""
+        from launcher.adapters.skypilot_clouds import check_clouds
+
+        return check_clouds(self._clouds_record, now=SystemClock().now())
+
+    @property
+    def _clouds_record(self) -> Path:
+        return self.settings.state_folder / "clouds.json"
+
     def prices(self, spec: RunSpec, clock: SystemClock) -> PriceSource:
         market = self.market(spec)
         if market is None:
-            return _PriceBook(terms=self.terms, catalog=self.catalog)
+            return self.price_book
         from launcher.adapters.local_market import MarketPrices
 
         return MarketPrices(market, clock)
@@ -101,12 +131,28 @@ class Wiring:
         if spec.market is None:
             return None
         from launcher.adapters.local_market import draw_market, load_market
+        from launcher.adapters.price_book import PriceBook
 
         if spec.market.file is not None:
             return load_market(Path(spec.market.file))
         assert spec.market.seed is not None
-        offers = _PriceBook(terms=self.terms, catalog=self.catalog).offers(SystemClock().now())
+        # without SkyPilot's catalogues: they change under a run, and a market is drawn anew by each of its processes
+        offers = PriceBook(terms=self.terms, gpus=self.catalog).offers(SystemClock().now())
         return draw_market((o for o in offers if o.gpu in spec.gpus), seed=spec.market.seed)
+
+    @cached_property
+    def probe(self) -> DataProbe:
+        from launcher.adapters.fsspec_probe import FsspecProbe
+
+        return FsspecProbe(self.settings.state_folder / "probes", clock=SystemClock())
+
+    def ask_buckets(self, spec: RunSpec, progress: Progress) -> RunSpec:
+        """`spec` with its run folders' parent named, and with what its buckets say where the user says nothing."""
+        from launcher.adapters.fsspec_probe import ask_buckets
+
+        uri = spec.checkpoint.uri or self.settings.runs_uri
+        named = spec.model_copy(update={"checkpoint": spec.checkpoint.model_copy(update={"uri": uri})})
+        return ask_buckets(named, self.probe, seconds=self.settings.probe_seconds, progress=progress)
 
     def measured(self, spec: RunSpec) -> Measured:
         """What the ledger's earlier runs of the same workload showed."""
@@ -119,8 +165,7 @@ class Wiring:
 
         Looking at one's own machine costs nothing, so that is done more often.
         """
-        from launcher.core.policy import Rules
-        from launcher.core.pricing import LOCAL
+        from launcher.core.options import Rules
 
         scale = spec.market.time_scale if spec.market else 1.0
         is_local = spec.market is not None or spec.providers == [LOCAL]
@@ -129,6 +174,7 @@ class Wiring:
             release_seconds=max(30.0, 0.5 * scale),
             grace_seconds=max(300.0, 30.0 * scale),
             silence_seconds=max(600.0, 60.0 * scale),
+            cut_off_seconds=max(120.0, 30.0 * scale),
             launch_seconds=max(1200.0, 60.0 * scale),
             fallback_delay_seconds=max(60.0, 5.0 * scale) if is_local else self.settings.fallback_delay_seconds,
         )
@@ -147,10 +193,58 @@ class Wiring:
             raise NoSuchRun(f"no run {run_id} in the ledger; `launch status` lists them")
         return state
 
-    def backend(self, state: RunState) -> LocalBackend:
+    def backend(self, state: RunState) -> Backend:
+        """This machine, and SkyPilot beside it for a run that may go elsewhere."""
+        from launcher.adapters.fleet import Fleet
+
+        local = self._local_backend(state)
+        is_local = state.spec.market is not None or not self.has_skypilot or state.spec.providers == [LOCAL]
+        return local if is_local else Fleet(local, self._clusters())
+
+    def _local_backend(self, state: RunState) -> LocalBackend:
         from launcher.adapters.local_backend import LocalBackend
 
         return LocalBackend(self.machines, clock=self.run_clock(state), market=self.market(state.spec))
+
+    def _clusters(self) -> SkyPilotBackend:
+        from launcher.adapters.skypilot_backend import SkyPilotBackend
+
+        return SkyPilotBackend(
+            self.settings.state_folder / "clusters",
+            site=lambda request: self.site(request.placement.offer),
+            clock=SystemClock(),
+            provision_seconds=self.settings.provision_seconds,
+        )
+
+    def request(self, state: RunState, attempt: Attempt) -> dict[str, Any]:
+        """What a backend is asked for, word by word: the SkyPilot task, or the orders of a machine of this computer."""
+        from launcher.adapters.skypilot_task import skypilot_task
+
+        request, offer = _request(state, attempt, time_scale=state.submitted.time_scale), attempt.placement.offer
+        if offer.provider != LOCAL and not offer.simulated:
+            return skypilot_task(request, self.site(offer))
+        env = dict(sorted(request.env.items()))
+        asked = {"setup": request.setup, "run": request.run, "workdir": request.workdir, "envs": env}
+        return {"name": request.job, "place": offer.key} | {key: value for key, value in asked.items() if value}
+
+    @property
+    def has_skypilot(self) -> bool:
+        return find_spec("sky") is not None
+
+    def site(self, offer: Offer) -> Site:
+        """What this machine and the user's inventory add to a request for `offer`."""
+        from launcher.adapters.skypilot_task import Site
+        from launcher.adapters.skypilot_zones import aws_zone_names
+        from launcher.core.inventory import pool_of, reservation_config
+
+        hooks = find_spec("trainer_hooks")
+        assert hooks is not None and hooks.origin is not None  # it is in the same distribution
+        return Site(
+            hooks=str(Path(hooks.origin).parent),
+            pool=pool_of(self.terms, offer),
+            config=reservation_config(self.terms, offer),
+            zones=aws_zone_names(self.settings.catalogs) if offer.provider == "aws" else {},
+        )
 
     @property
     def machines(self) -> Path:
@@ -161,9 +255,13 @@ class Wiring:
 
         return FsspecJournal(state.submitted.run_uri, clock=self.run_clock(state))
 
-    def run_uri(self, spec: RunSpec, run_id: str) -> str:
-        """Where the run's folder will be: under `checkpoint.uri`, the settings' `runs_uri`, or the state folder."""
-        parent = spec.checkpoint.uri or self.settings.runs_uri or str(self.settings.state_folder / "runs")
+    def run_uri(self, spec: RunSpec, run_id: str, offer: Offer) -> str:
+        """The run's folder for a machine of `offer`: under its bucket, `checkpoint.uri`, the settings' `runs_uri`, or
+        the state folder."""
+        from launcher.core.traffic import checkpoint_home
+
+        home = checkpoint_home(spec, offer) or self.settings.runs_uri
+        parent = home or str(self.settings.state_folder / "runs")
         if "://" not in parent:
             parent = str(Path(parent).expanduser().absolute())
         return f"{parent.rstrip('/')}/{run_id}"
@@ -188,9 +286,14 @@ class Wiring:
 
     def output_paths(self, state: RunState, attempt: int | None = None) -> tuple[Path, ...]:
         """Files with what the run's attempts printed, oldest first."""
-        numbers = [a.number for a in state.attempts] if attempt is None else [attempt]
-        backend = self.of(state).backend(state)
-        return tuple(backend.output_path(job_name(state.run_id, number)) for number in numbers)
+        mine = self.of(state)
+        local, clusters = mine._local_backend(state), mine._clusters()
+        sides = {
+            a.number: local if a.placement.offer.provider == LOCAL or a.placement.offer.simulated else clusters
+            for a in state.attempts
+        }
+        numbers = list(sides) if attempt is None else [attempt]
+        return tuple(sides.get(n, local).output_path(job_name(state.run_id, n)) for n in numbers)
 
     def offers(self, gpu: str | None) -> tuple[tuple[Offer, Price | Refusal], ...]:
         """The price book, each offer with its price or why it is refused. Raises: InputError: no such GPU type."""
@@ -205,18 +308,33 @@ class Wiring:
                     [Problem("L105", f"{gpu} is not a known GPU type", fix=f"write {near}" if near else "")]
                 )
         now = SystemClock().now()
-        known = _PriceBook(terms=self.terms, catalog=self.catalog).offers(now)
+        known = self.price_book.offers(now)
         return tuple((o, price(o, self.terms, now=now)) for o in known if name in (None, o.gpu))
 
-    def runnable(self, spec: RunSpec, offer: Offer) -> None:
-        """Raises: NothingFeasible: no backend of this version can start a machine there."""
-        from launcher.core.pricing import LOCAL
+    @property
+    def today(self) -> date:
+        return SystemClock().now().date()
 
-        if spec.market is None and offer.provider != LOCAL:
+    def runnable(self, spec: RunSpec, offer: Offer, *, checking: Callable[[], None]) -> None:
+        """Let SkyPilot try the credentials for the place, unless it has; `checking` is called before that takes a while.
+
+        Raises: NothingFeasible: nobody here can start a machine there.
+        """
+        if spec.market is not None or offer.provider == LOCAL:
+            return
+        if not self.has_skypilot:
             raise NothingFeasible(
-                f"this version plans {offer.provider} but runs only on this machine: --simulate SEED runs it here "
-                "against a drawn spot market, and own machines in pricing.yaml are run for real"
+                f'machines of {offer.provider} are started through SkyPilot: pip install "spotlaunch[sky]" '
+                f'"skypilot[{offer.provider}]"; --simulate SEED runs it here against a drawn spot market'
             )
+        from launcher.adapters.skypilot_clouds import read_clouds
+
+        clouds = read_clouds(self._clouds_record)
+        if clouds is None or clouds.barred(offer.provider):
+            checking()
+            clouds = self.check_clouds()
+        if barred := clouds.barred(offer.provider):
+            raise NothingFeasible(barred)
 
     def log_path(self, run_id: str) -> Path:
         """Where the run's detached supervisor writes."""
@@ -252,26 +370,14 @@ class Wiring:
         )
         checkpoint = spec.checkpoint.model_copy(update={"save_seconds": pace.save_seconds})
         agreed = spec.model_copy(update={"workload": workload, "checkpoint": checkpoint})
-        agreed_saves = Measured(durable_seconds=pace.closing_save_seconds)
-        candidates, _ = survey(agreed, self.book(spec, clock), agreed_saves, now=clock.now())
+        newest = state.checkpoint
+        agreed_saves = Measured(
+            durable_seconds=pace.closing_save_seconds,
+            checkpoint_gb=newest.bytes / 1e9 if newest else pace.checkpoint_gb,
+        )
+        lying = [uri.removesuffix(f"/{state.run_id}") for uri in newest.run_uris] if newest else []
+        candidates, _ = survey(agreed, self.book(spec, clock), agreed_saves, now=clock.now(), lying=lying)
         return [c.option for c in candidates]
-
-
-@dataclass(frozen=True, kw_only=True)
-class _PriceBook:
-    """The embedded snapshot, the user's reservations, and the user's own machines, as one source."""
-
-    terms: Terms
-    catalog: GpuCatalog
-
-    def offers(self, now: datetime) -> tuple[Offer, ...]:
-        from launcher.adapters.snapshot_prices import SnapshotPrices
-        from launcher.core.pricing import own_offers, reserved_offers
-
-        listed = SnapshotPrices().offers(now)
-        reserved = reserved_offers(self.terms, listed, catalog=self.catalog, today=now.date())
-        own = own_offers(self.terms, catalog=self.catalog, today=now.date())
-        return (*listed, *reserved, *own)
 
 
 def _request(state: RunState, attempt: Attempt, *, time_scale: float) -> LaunchRequest:
@@ -279,7 +385,8 @@ def _request(state: RunState, attempt: Attempt, *, time_scale: float) -> LaunchR
     from launcher.core.machine import LaunchRequest
     from launcher.core.state import spent_usd
 
-    spec = state.spec
+    spec, spent = state.spec, spent_usd(state, attempt.requested_at)
+    hourly = attempt.placement.usd_per_hour
     return LaunchRequest(
         job=job_name(state.run_id, attempt.number),
         placement=attempt.placement,
@@ -292,8 +399,10 @@ def _request(state: RunState, attempt: Attempt, *, time_scale: float) -> LaunchR
             attempt=attempt.number,
             run_uri=state.submitted.run_uri,
             placement=attempt.placement,
-            spent_usd=spent_usd(state, attempt.requested_at),
+            spent_usd=spent,
             cap_usd=state.approved_usd,
             time_scale=time_scale,
         ),
+        tags=spec.tags,
+        paid_seconds=float((state.approved_usd - spent) / hourly) * 3600 / time_scale,
     )

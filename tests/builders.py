@@ -9,7 +9,7 @@ from typing import Any
 
 from launcher.core.events import Entry, Event, Pace, Promise, Quantiles, RunSubmitted, UsdQuantiles
 from launcher.core.offers import Capacity, Offer, Placement, Price
-from launcher.core.policy import Option
+from launcher.core.options import Option
 from launcher.core.spec import RunSpec
 from launcher.core.state import RunState, fold
 

@@ -19,7 +19,7 @@ from launcher.core.events import Entry, Event, RunSubmitted, StopRequested, from
 from launcher.core.journal import JournalLine
 from launcher.core.machine import LaunchRequest, Phase
 from launcher.core.offers import Placement
-from launcher.core.policy import Option, Rules
+from launcher.core.options import Option, Rules
 from launcher.core.state import Attempt, RunState, attempt_of, fold, job_name
 from launcher.errors import BackendError, LaunchRefused, LedgerConflict
 from launcher.supervisor import Supervisor

@@ -24,7 +24,7 @@ from launcher.core.events import (
 )
 from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
-from launcher.core.policy import Option, Rules
+from launcher.core.options import Option, Rules
 from launcher.core.state import RunState, job_name, spent_usd
 from launcher.errors import BackendError, InputError, LaunchError, LedgerUnavailable, NoSuchRun, Problem
 from launcher.ports import Clock

@@ -16,7 +16,7 @@ import pytest
 
 from launcher.core.events import AttemptRequested, CheckpointCommitted, RunFinished, TrainingResumed
 from launcher.core.offers import Capacity
-from launcher.core.policy import Rules
+from launcher.core.options import Rules
 from launcher.core.state import attempt_of, spent_usd
 from tests.builders import RUN, a_placement, a_spec, a_submit, an_offer, an_option
 from tests.faults import Deaths, Rivals, supervise_through

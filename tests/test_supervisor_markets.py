@@ -13,7 +13,8 @@ from launcher.core.events import CheckpointCommitted, Entry, TrainingResumed
 from launcher.core.journal import TrainerEnded
 from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
-from launcher.core.policy import Option, Rules, changeover_seconds, decide
+from launcher.core.options import Option, Rules, changeover_seconds
+from launcher.core.policy import decide
 from launcher.core.state import attempt_of, fold, spent_usd
 from tests.builders import RUN, T0, a_placement, a_spec, a_submit, after, an_offer, an_option
 from tests.machines import Fate, Work

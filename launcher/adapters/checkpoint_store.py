@@ -1,6 +1,6 @@
 """A run folder's checkpoints, from outside: the only place where the launcher opens them.
 
-Looking, verifying and removing need no torch; only an export does.
+Looking, verifying, removing and moving need no torch; only an export does.
 """
 
 from __future__ import annotations
@@ -8,11 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from launcher.core.checkpoints import Collected, Exported, Inventory, Keep, StoredCheckpoint, Verdict
+from launcher.adapters.fsspec_journal import foreign_errors
+from launcher.core.checkpoints import Collected, Exported, Inventory, Keep, Replica, StoredCheckpoint, Verdict
 from launcher.errors import BackendError, InputError, LaunchError, Problem
-from trainer_hooks.checkpoint.reader import CHUNKS
+from trainer_hooks.checkpoint.manifest import Chunk, Manifest
+from trainer_hooks.checkpoint.reader import CHUNKS, in_parallel
 from trainer_hooks.checkpoint.retention import Retention
 from trainer_hooks.checkpoint.store import Owner, Store, attempts, whole_tensors
 from trainer_hooks.errors import CheckpointsDamaged, Damaged, NotLoadable, Superseded
@@ -24,6 +26,8 @@ if TYPE_CHECKING:
 
     from trainer_hooks.checkpoint.reader import Reader
 
+_COPYING = (frozenset({"s3", "s3a"}), frozenset({"gs", "gcs"}))  # stores that copy from bucket to bucket by themselves
+_COPIES_AT_ONCE = 16  # each is one request, and the store's own work
 _ALL = 10**9  # checkpoints that are kept where nobody says how many
 
 
@@ -107,13 +111,41 @@ class CheckpointFolder:
             freed_bytes=size - left.stored_bytes,
         )
 
+    def replicate(self, target: CheckpointFolder) -> Replica | None:
+        """Bring the newest checkpoint that is whole to another folder; `None`: there is none.
+
+        May be repeated after a death at any point: chunks come first, the manifest last, and what is there already and
+        is right stays. Where both are buckets of one store, it copies them itself, no byte passes this machine, and
+        what differs from the original in its size or the store's checksum is copied again; else each chunk is hashed
+        on its way. Before the manifest, all chunks are looked up.
+        """
+        with self._translated():
+            source = self._store(keep=_ALL)
+            for name in source.names():
+                manifest = _whole_manifest(source, name)
+                if manifest is None:
+                    continue
+                try:
+                    copied = _copied(source, self, target, manifest)
+                except Damaged:
+                    continue  # an older one has to do
+                with target._translated():
+                    target._store(keep=_ALL, attempt=manifest.attempt).commit(manifest)
+                return Replica(name=name, bytes=manifest.bytes, copied_bytes=copied)
+        return None
+
     def _store(
-        self, *, keep: int, every_steps: int | None = None, best: tuple[str, Literal["min", "max"], int] | None = None
+        self,
+        *,
+        keep: int,
+        every_steps: int | None = None,
+        best: tuple[str, Literal["min", "max"], int] | None = None,
+        attempt: int = 0,
     ) -> Store:
-        """As the newest attempt: who looks from outside starts none."""
+        """As the newest attempt, or `attempt` where that is newer: who looks from outside starts none."""
         metric, mode, count = best or (None, "min", 1)
         retention = Retention(keep=keep, every_steps=every_steps, best=metric, best_mode=mode, best_keep=count)
-        newest = max(attempts(self._storage), default=0)
+        newest = max((*attempts(self._storage), attempt))
         return Store(self._storage, owner=Owner(run_id="", attempt=newest, world_size=1), retention=retention)
 
     def _names(self, store: Store, step: int | None) -> tuple[str, ...]:
@@ -146,6 +178,79 @@ class CheckpointFolder:
             raise LaunchError(f"{error}: the run has gone on meanwhile; try again when it has ended") from error
         except (CheckpointsDamaged, Damaged, NotLoadable) as error:
             raise LaunchError(str(error)) from error
+
+
+def _whole_manifest(store: Store, name: str) -> Manifest | None:
+    """`None`: it was never committed, or is damaged."""
+    try:
+        return store.manifest(name)
+    except (Damaged, FileNotFoundError):
+        return None
+
+
+def _copied(store: Store, old: CheckpointFolder, new: CheckpointFolder, manifest: Manifest) -> int:
+    """Bytes of its chunks that were not there yet. Raises: Damaged: one of them is not right."""
+    if not _is_one_store(old.uri, new.uri):
+        return _copied_by_us(store, new, manifest)
+    try:
+        return _copied_by_store(old.uri, new.uri, manifest)
+    except foreign_errors() as error:
+        raise OSError(f"{old.uri} could not be copied to {new.uri}: {error or type(error).__name__}") from error
+
+
+def _is_one_store(old: str, new: str) -> bool:
+    schemes = [uri.partition("://")[0] if "://" in uri else "" for uri in (old, new)]
+    return any(set(schemes) <= store for store in _COPYING)
+
+
+def _copied_by_store(old: str, new: str, manifest: Manifest) -> int:
+    from fsspec.core import url_to_fs  # type: ignore[import-untyped]  # it ships no types
+
+    files, source = url_to_fs(f"{old}/{CHUNKS}", use_listings_cache=False, skip_instance_cache=True)
+    target = str(files._strip_protocol(f"{new}/{CHUNKS}"))
+    wanted = {chunk.hash: chunk.bytes for chunk in manifest.chunks}
+    there, here = _listed(files, source), _listed(files, target)
+    if missing := [name for name, size in wanted.items() if there.get(name, (None, ""))[0] != size]:
+        raise Damaged(f"{len(missing):,} chunks below {old} are not there, or of another size")
+    absent = [name for name in wanted if here.get(name) != there[name]]
+
+    def copy(name: str) -> None:
+        files.cp_file(f"{source}/{name}", f"{target}/{name}")
+
+    in_parallel(copy, absent, threads=_COPIES_AT_ONCE)
+    return sum(wanted[name] for name in absent)
+
+
+def _listed(files: Any, folder: str) -> dict[str, tuple[int, str]]:
+    """Size and checksum of each object; a copy has the original's, unless its bucket encrypts with a key of its own."""
+    try:
+        entries = files.ls(folder, detail=True)
+    except FileNotFoundError:
+        return {}
+    names = ((str(entry["name"]).rpartition("/")[2], entry) for entry in entries)
+    return {name: (int(entry["size"]), str(entry.get("ETag") or entry.get("md5Hash"))) for name, entry in names}
+
+
+def _copied_by_us(store: Store, new: CheckpointFolder, manifest: Manifest) -> int:
+    chunks = {chunk.hash: chunk for chunk in manifest.chunks}.values()
+    target, sizes = new._store(keep=_ALL, attempt=manifest.attempt), new._storage.sizes(CHUNKS)
+    copied: list[int] = []
+
+    def bring(chunk: Chunk) -> None:
+        if sizes.get(chunk.hash) == chunk.bytes and _is_right(target, chunk):
+            return
+        copied.append(target.put_chunk(chunk.hash, store.read_chunk(chunk)))
+
+    in_parallel(bring, chunks, threads=min(store.parallel, target.parallel))
+    return sum(copied)
+
+
+def _is_right(store: Store, chunk: Chunk) -> bool:
+    try:
+        store.read_chunk(chunk)
+    except Damaged:
+        return False
+    return True
 
 
 def _described(store: Store, name: str, seen: set[str]) -> StoredCheckpoint:

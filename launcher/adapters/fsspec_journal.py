@@ -145,7 +145,7 @@ class FsspecJournal:
     def _translated(self) -> Iterator[None]:
         try:
             yield
-        except _foreign_errors() as error:
+        except foreign_errors() as error:
             raise BackendError(f"run folder {self._uri} did not answer: {error or type(error).__name__}") from error
 
 
@@ -172,7 +172,8 @@ def _replace_file(path: Path, body: bytes) -> None:
     fresh.replace(path)
 
 
-def _foreign_errors() -> tuple[type[BaseException], ...]:
+def foreign_errors() -> tuple[type[BaseException], ...]:
+    """What storage libraries raise when a store does not do what it was asked."""
     known = ((sys.modules.get(module), name) for module, name in _FOREIGN_ERRORS)
     return (OSError, *(getattr(module, name) for module, name in known if module))
 

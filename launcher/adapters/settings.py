@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from decimal import Decimal
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -24,7 +24,13 @@ def _absolute(value: object) -> Path:
     return Path(str(value)).expanduser().absolute()
 
 
+def _words(value: object) -> object:
+    """A variable of the environment holds several words with commas between them."""
+    return [word.strip() for word in value.split(",") if word.strip()] if isinstance(value, str) else value
+
+
 Folder = Annotated[Path, BeforeValidator(_absolute)]
+Feeds = Annotated[tuple[Literal["aws", "gcp", "azure"], ...], BeforeValidator(_words)]
 
 
 class Settings(BaseModel):
@@ -33,16 +39,27 @@ class Settings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     state_folder: Folder = Field(description="ledger, run folders, machines of the local backend, locks")
-    ledger: str | None = Field(default=None, description="SQLAlchemy URL; default: SQLite in the state folder")
+    ledger: str | None = Field(
+        default=None,
+        description="SQLAlchemy URL, or a folder in a bucket (s3://…, gs://…); default: SQLite in the state folder",
+    )
     runs_uri: str | None = Field(default=None, description="folder of run folders; default: in the state folder")
     pricing: Folder | None = Field(
         default=None, description="pricing.yaml: discounts, credits, reservations, own machines"
+    )
+    catalogs: Folder = Field(description="SkyPilot's price catalogues: a folder of <cloud>/vms.csv")
+    feeds: Feeds = Field(
+        default=(), description="clouds whose live spot prices are asked for, with your credentials: aws, gcp, azure"
     )
     confirm_below: Usd = Field(default=Decimal(25), description="--yes serves up to this amount, above it --approve")
     currency: str = Field(
         default="USD", pattern="^[A-Z]{3}$", description="of what is printed; rates are in pricing.yaml"
     )
+    probe_seconds: float = Field(default=10.0, gt=0, description="for listing a bucket of data, or asking where it is")
     poll_seconds: float = Field(default=10.0, gt=0, description="between two looks of the supervisor")
+    provision_seconds: int = Field(
+        default=120, gt=0, description="in a queue of Slurm or Kubernetes, until a place counts as full"
+    )
     fallback_delay_seconds: float = Field(
         default=3600.0, ge=0, description="until on-demand or reserved capacity runs, at the worst"
     )
@@ -87,7 +104,7 @@ def _layers(environ: Mapping[str, str], folder: Path) -> list[tuple[str, dict[st
     """From the weakest to the strongest."""
     import platformdirs
 
-    default = {"state_folder": platformdirs.user_state_path(APP)}
+    default = {"state_folder": platformdirs.user_state_path(APP), "catalogs": _skypilot_catalogs(environ)}
     system = platformdirs.site_config_path(APP) / "launch.toml"
     user = platformdirs.user_config_path(APP) / "launch.toml"
     found: list[tuple[str, dict[str, Any]]] = [("default", default)]
@@ -98,6 +115,11 @@ def _layers(environ: Mapping[str, str], folder: Path) -> list[tuple[str, dict[st
         if variable in environ:
             found.append((variable, {name: environ[variable]}))
     return found
+
+
+def _skypilot_catalogs(environ: Mapping[str, str]) -> str:
+    """Where SkyPilot 0.14 keeps them: sky/catalog/common.py, sky/skylet/runtime_utils.py; v8 is its schema."""
+    return f"{environ.get('SKY_RUNTIME_DIR', '~')}/.sky/catalogs/v8"
 
 
 def _toml(path: Path) -> dict[str, Any]:
@@ -114,7 +136,7 @@ def _toml(path: Path) -> dict[str, Any]:
     unknown = [_unknown(key, text, path) for key in values if key not in Settings.model_fields]
     if unknown:
         raise InputError(unknown)
-    for key in ("state_folder", "pricing"):
+    for key in ("state_folder", "pricing", "catalogs"):
         if isinstance(values.get(key), str):  # a relative path is meant from the file that names it
             values[key] = str(path.parent / Path(values[key]).expanduser())
     return values

@@ -10,11 +10,9 @@ that is gone, so its history is asked. It keeps no exit codes, so they stand in 
 
 from __future__ import annotations
 
-import io
 import logging
 import re
 import threading
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -26,6 +24,7 @@ from launcher.adapters.skypilot_task import EXIT_MARK, Site, server_config, skyp
 from launcher.core.machine import LaunchRequest, Phase
 from launcher.core.state import attempt_of
 from launcher.errors import BackendError, LaunchRefused
+from launcher.ports import Clock
 
 log = logging.getLogger(__name__)
 
@@ -37,6 +36,7 @@ _UNDER_WAY = frozenset({"PENDING", "WAITING", "RUNNING"})
 _EXIT = re.compile(rf"{re.escape(EXIT_MARK)} (\d+)")
 _LOOKS = 3  # at a cluster that seems broken, before it counts as unreachable
 _LOOK_SECONDS = 2.0
+_OUTPUT_SECONDS = 10.0  # until the rest of the output of a job that has ended is here
 
 
 class SkyPilotBackend:
@@ -47,10 +47,12 @@ class SkyPilotBackend:
         folder: Path,
         *,
         site: Callable[[LaunchRequest], Site],
+        clock: Clock,
         provision_seconds: int = PROVISION_SECONDS,
     ) -> None:
         self._path = folder.absolute()
         self._site = site
+        self._clock = clock
         self._provision_seconds = provision_seconds
         self._started: dict[str, datetime] = {}
         self._followers: dict[str, threading.Thread] = {}
@@ -181,7 +183,7 @@ class SkyPilotBackend:
         log.info("the machine did not answer", extra={"job": job, "reason": str(error)[:200]})
         for look in range(_LOOKS):
             if look:
-                time.sleep(_LOOK_SECONDS)
+                self._clock.sleep(_LOOK_SECONDS)
             cluster = self._cluster(job, fresh=True)
             if cluster is None:
                 return self._gone(job)
@@ -219,33 +221,28 @@ class SkyPilotBackend:
             return None
         return max(codes, default=None)
 
-    def _follow(self, job: str) -> None:
-        """Copy the output as it comes: a machine that is taken away takes its own copy along."""
+    def _follow(self, job: str) -> threading.Thread:
+        """Copy the output as it comes, until it ends: a machine that is taken away takes its own copy along."""
         follower = self._followers.get(job)
         if follower is None or not follower.is_alive():
-            follower = threading.Thread(target=self._copy_output, args=(job, True), name=f"logs of {job}", daemon=True)
+            follower = threading.Thread(target=self._copy_output, args=(job,), name=f"output of {job}", daemon=True)
             self._followers[job] = follower
             follower.start()
+        return follower
 
     def _keep_output(self, job: str) -> None:
-        copier = threading.Thread(target=self._copy_output, args=(job, False), name=f"last of {job}", daemon=True)
-        copier.start()
-        copier.join(30.0)  # a machine that is gone answers never
+        """All of it, unless the machine does not answer any more."""
+        known = self._followers.get(job)
+        (known or self._follow(job)).join(_OUTPUT_SECONDS)
 
-    def _copy_output(self, job: str, follow: bool) -> None:
+    def _copy_output(self, job: str) -> None:
         path = self.output_path(job)
         path.parent.mkdir(parents=True, exist_ok=True)
-        text = io.StringIO()
         try:
-            if follow:
-                with path.open("w") as file:
-                    client.sky().tail_logs(job, None, True, output_stream=file)
-                return
-            client.sky().tail_logs(job, None, False, output_stream=text)
+            with path.open("w", buffering=1) as file:
+                client.sky().tail_logs(job, None, True, output_stream=file)
         except Exception as error:
-            log.info("no output to copy", extra={"job": job, "reason": str(error)[:200]})
-        if len(text.getvalue()) >= path.stat().st_size if path.exists() else text.getvalue():
-            path.write_text(text.getvalue())
+            log.info("the output ended early", extra={"job": job, "reason": str(error)[:200]})
 
 
 def _refused(error: BaseException) -> LaunchRefused | BackendError:

@@ -29,12 +29,12 @@ def sky() -> Any:
 
 
 def ask(verb: str, *args: Any, patience_seconds: float = PATIENCE_SECONDS, **kwargs: Any) -> Any:
-    """The answer to `sky.<verb>(…)`.
+    """The answer to `sky.client.sdk.<verb>(…)`; `sky` itself has not every verb, and `sky.check` is a module.
 
     Raises: BackendError: no answer in time, or one that says nothing. Else the exception of SkyPilot's.
     """
-    package = sky()
-    return _in_time(lambda: package.get(getattr(package, verb)(*args, **kwargs)), f"sky {verb}", patience_seconds)
+    sdk = sky().client.sdk
+    return _in_time(lambda: sdk.get(getattr(sdk, verb)(*args, **kwargs)), f"sky {verb}", patience_seconds)
 
 
 def submit(task: Mapping[str, Any], *, name: str, config: Mapping[str, Any]) -> str:

@@ -86,7 +86,7 @@ MEANINGS: dict[str, Meaning] = {
     "SkyPilotExcludeArgsBaseException": "unclear",
 }
 
-# EC2 and Compute Engine error codes, Azure's and Slurm's words; in all of them more machines exist, but not for this account
+# of EC2, Compute Engine, Azure and Slurm: there are machines, but not for this account
 _QUOTA_WORDS = ("quota", "limitexceeded", "maxspotinstancecount", "assocgrp", "qosmax", "assocmax")
 
 

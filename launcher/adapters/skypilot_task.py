@@ -31,7 +31,7 @@ EXIT_MARK = "spotlaunch: exit code"  # SkyPilot keeps no exit codes; the last li
 _PACKAGES = ("fsspec", "psutil", "xxhash")
 _STORES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 _SELF_ENDING = frozenset({"aws", "gcp", "azure", "lambda", "runpod", "oci", "nebius", "verda", "kubernetes"})
-_ATTACHED = re.compile(r"(?P<host>.+)\+\d+x.+")  # a GCP host with accelerators that are attached to it
+_ATTACHED = re.compile(r"(?P<host>.+)\+(?P<count>\d+)x(?P<gpu>.+)")  # a GCP host with accelerators that are attached to it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,15 +73,16 @@ def _resources(request: LaunchRequest, site: Site) -> dict[str, Any]:
     offer = request.placement.offer
     asked: dict[str, Any] = {
         "infra": _infra(offer, site.zones),
-        "accelerators": {offer.gpu: offer.count},
         "labels": labels(request, provider=offer.provider),
     }
-    if offer.provider not in ("slurm", "kubernetes"):
-        attached = _ATTACHED.fullmatch(offer.instance_type)
-        asked["instance_type"] = attached["host"] if attached else offer.instance_type
-        asked["use_spot"] = offer.capacity is Capacity.SPOT
+    attached = _ATTACHED.fullmatch(offer.instance_type)
     if site.pool is not None:
-        asked |= _sizes(site.pool, offer.count)
+        asked |= {"accelerators": {site.pool.gpu: offer.count}, **_sizes(site.pool, offer.count)}
+    else:
+        asked |= {"instance_type": attached["host"] if attached else offer.instance_type}
+        asked |= {"use_spot": offer.capacity is Capacity.SPOT}
+    if attached:
+        asked["accelerators"] = {attached["gpu"]: int(attached["count"])}
     if offer.provider in _SELF_ENDING:
         asked["autostop"] = {"idle_minutes": IDLE_MINUTES, "down": True}
     if offer.provider == "kubernetes":
@@ -169,8 +170,9 @@ mkdir -p {HOME}
 
 
 def _run(request: LaunchRequest) -> str:
-    # a shell without a trap dies of the SIGTERM that its trainer is meant to save on, and takes the machine's job along
-    command = shlex.quote(f"echo $PPID > {HOME}/pid-$SKYPILOT_NODE_RANK; trap : TERM INT\n{request.run}")
+    # without a trap the shell dies of the SIGTERM that its trainer is meant to save on; with this one it waits for the
+    # trainer, ends with its code, and leaves undone what was to come after a whole training
+    command = shlex.quote(f"echo $PPID > {HOME}/pid-$SKYPILOT_NODE_RANK; trap 'exit $?' TERM INT\n{request.run}")
     seconds = 0 if request.paid_seconds is None else max(1, int(request.paid_seconds))
     guarded = f"timeout --signal=TERM --kill-after={KILL_SECONDS} {seconds} bash -c {command}"
     if request.placement.offer.provider == "slurm":

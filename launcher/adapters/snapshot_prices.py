@@ -14,7 +14,7 @@ from functools import cache
 from importlib.resources import files
 
 from launcher.core.gpus import Gpu, GpuCatalog
-from launcher.core.gravity import Tariff, Tariffs, Tranche
+from launcher.core.gravity import Continents, Requests, Tariff, Tariffs, Tranche, flat
 from launcher.core.offers import Capacity, Offer
 
 # Warning before a preemption, seconds. A provider that is not here counts as giving none: Vast pauses an
@@ -46,14 +46,34 @@ def load_catalog() -> GpuCatalog:
 
 @cache
 def load_tariffs() -> Tariffs:
-    """Egress and storage, as published."""
+    """Egress, storage, requests and NAT gateways, as published."""
     pairs = {(row["from_region"], row["to_region"]): Decimal(row["usd_per_gb"]) for row in _rows("interregion_aws.csv")}
-    egress = list(_rows("egress.csv"))
+    egress, storage = list(_rows("egress.csv")), list(_rows("storage.csv"))
     return Tariffs(
         internet=_tariffs(row for row in egress if row["scope"] == "internet"),
-        inter_region=_tariffs(row for row in egress if row["scope"] == "inter_region"),
+        inter_zone=_tariffs(row for row in egress if row["scope"] == "inter_zone"),
         pairs={"aws": pairs},
-        storage_usd_per_gb_month={row["provider"]: Decimal(row["usd_per_gb_month"]) for row in _rows("storage.csv")},
+        continents=_continents(),
+        nat={row["provider"]: flat(Decimal(row["usd_per_gb"]), note=row["note"]) for row in _rows("nat.csv")},
+        requests={row["provider"]: _requests(row) for row in storage if row["put_usd_per_1000"]},
+        storage_usd_per_gb_month={row["provider"]: Decimal(row["usd_per_gb_month"]) for row in storage},
+    )
+
+
+def _continents() -> dict[str, Continents]:
+    begins: dict[str, dict[str, str]] = defaultdict(dict)
+    prices: dict[str, dict[tuple[str, str], Decimal]] = defaultdict(dict)
+    for row in _rows("continents.csv"):
+        begins[row["provider"]][row["begins"]] = row["continent"]
+    for row in _rows("intercontinental.csv"):
+        prices[row["provider"]][row["from_continent"], row["to_continent"]] = Decimal(row["usd_per_gb"])
+    return {provider: Continents(begins=begins[provider], usd_per_gb=prices[provider]) for provider in prices}
+
+
+def _requests(row: dict[str, str]) -> Requests:
+    return Requests(
+        put_usd=Decimal(row["put_usd_per_1000"]) / 1000,
+        get_usd=Decimal(row["get_usd_per_1000"]) / 1000,
     )
 
 

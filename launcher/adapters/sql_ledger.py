@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -18,7 +19,7 @@ from launcher.core.events import Entry, Event, from_json, to_json
 from launcher.errors import LedgerConflict, LedgerUnavailable
 
 if TYPE_CHECKING:
-    from sqlalchemy import Connection, Engine, Table
+    from sqlalchemy import URL, Connection, Engine, Table
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _BUSY_SECONDS = 30
@@ -114,18 +115,42 @@ class SqlLedger:
 
         try:
             url = make_url(self._url)
-            if url.get_backend_name() == "sqlite" and url.database:
-                Path(url.database).parent.mkdir(parents=True, exist_ok=True)
-            engine = create_engine(url)
             if url.get_backend_name() == "sqlite":
+                if url.database:
+                    Path(url.database).parent.mkdir(parents=True, exist_ok=True)
+                engine = create_engine(url)
                 event.listen(engine, "connect", _prepare_sqlite)
                 event.listen(engine, "begin", _begin)
-            self._entries.metadata.create_all(engine)
+            else:
+                engine = create_engine(_with_driver(url), pool_pre_ping=True)  # a supervisor outlives connections
+            weakref.finalize(self, engine.dispose)  # whoever forgets the ledger leaves no connection open
+            self._make_tables(engine)
         except DBAPIError as error:
             raise LedgerUnavailable(f"the ledger {self._where} cannot be opened: {error.orig}") from error
-        except (SQLAlchemyError, OSError, ImportError) as error:
+        except ImportError as error:
+            fix = "install its driver; for PostgreSQL, spotlaunch[postgres]"
+            raise LedgerUnavailable(f"the ledger {self._where} cannot be opened: {error}; {fix}") from error
+        except (SQLAlchemyError, OSError) as error:
             raise LedgerUnavailable(f"the ledger cannot be opened: {error}; check LAUNCH_LEDGER") from error
         return engine
+
+    def _make_tables(self, engine: Engine) -> None:
+        from sqlalchemy import inspect
+        from sqlalchemy.exc import DBAPIError
+
+        try:
+            self._entries.metadata.create_all(engine)
+        except DBAPIError:  # somebody else made them between the look and the making
+            if not inspect(engine).has_table(self._entries.name):
+                raise
+
+
+def _with_driver(url: URL) -> URL:
+    """`postgresql://…` means the driver that the extra installs, and a server that is not there is soon given up."""
+    if url.get_backend_name() != "postgresql":
+        return url
+    plain = url.set(drivername="postgresql+psycopg") if url.drivername == "postgresql" else url
+    return plain if "connect_timeout" in plain.query else plain.update_query_dict({"connect_timeout": "10"})
 
 
 def _prepare_sqlite(connection: Any, _record: object) -> None:

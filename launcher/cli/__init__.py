@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 from typer.core import TyperGroup
 
-from launcher.cli import checkpoints, files, plans, runs
+from launcher.cli import checkpoints, doctor, files, plans, runs
 from launcher.cli.common import console
 
 INTERRUPTED = 130
@@ -38,6 +38,7 @@ plans.register(app)
 runs.register(app)
 files.register(app)
 checkpoints.register(app)
+doctor.register(app)
 
 
 def main() -> None:

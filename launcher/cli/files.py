@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from launcher.cli.common import CurrencyOption, Output, OutputOption, PlainOption, console, money, print_json, wiring
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from launcher.wiring import Wiring
 
 
 def register(app: typer.Typer) -> None:
@@ -49,6 +56,9 @@ def schema() -> None:
 def offers(
     gpu: Annotated[str | None, typer.Argument(help="only this GPU type", show_default=False)] = None,
     *,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="let SkyPilot check which clouds are enabled, and fetch their prices")
+    ] = False,
     currency: CurrencyOption = None,
     plain: PlainOption = False,
     output: OutputOption = Output.TABLE,
@@ -56,11 +66,28 @@ def offers(
     from launcher.render.offers import offers_json, show_offers
 
     wired = wiring()
-    listed = wired.offers(gpu)
+    if refresh:
+        with redirect_stdout(sys.stderr):  # SkyPilot prints what it does
+            _refresh(wired, console(stderr=True, plain=plain))
+    listed, left_out = wired.offers(gpu), wired.price_book.left_out()
     if output is Output.JSON:
-        return print_json(offers_json(listed))
+        return print_json(offers_json(listed, left_out=left_out))
     shown = money(currency, wired)
-    return show_offers(console(plain=plain), listed, shown)
+    return show_offers(console(plain=plain), listed, shown, today=wired.today, left_out=left_out)
+
+
+def _refresh(wired: Wiring, talk: Console) -> None:
+    """Ask SkyPilot, cloud by cloud; what cannot be fetched is said and stays as it is."""
+    from launcher.adapters.skypilot_clouds import renew
+    from launcher.render.offers import RENEWALS
+
+    with talk.status("SkyPilot checks which clouds are enabled here …"):
+        clouds = wired.check_clouds()
+    talk.print(f" enabled here: {', '.join(clouds.enabled) or 'no cloud; `sky check` says why'}", soft_wrap=True)
+    for number, cloud in enumerate(clouds.priced, start=1):
+        with talk.status(f"prices of {cloud}, {number} of {len(clouds.priced)} …"):
+            renewal = renew(cloud)
+        talk.print(f" {cloud}: {RENEWALS[renewal]}", soft_wrap=True)
 
 
 def show_config(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -25,6 +25,10 @@ ApproveOption = Annotated[
     typer.Option("--approve", metavar="USD", help="go if the high end of the range is not above it; stop there"),
 ]
 YesOption = Annotated[bool, typer.Option("--yes", "-y", help="go without asking, for small amounts (confirm_below)")]
+EgressOption = Annotated[
+    str | None,
+    typer.Option("--accept-egress", metavar="USD", help="agree to that much for data that leaves its region"),
+]
 DetachOption = Annotated[bool, typer.Option("--detach", "-d", help="do not follow the run after the submit")]
 SimulateOption = Annotated[
     int | None, typer.Option("--simulate", metavar="SEED", help="run here, against a spot market drawn from SEED")
@@ -47,16 +51,15 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="stop after the plan")] = False,
     show_all: AllOption = False,
     detach: DetachOption = False,
+    accept_egress: EgressOption = None,
     simulate: SimulateOption = None,
     time_scale: ScaleOption = None,
     currency: CurrencyOption = None,
     plain: PlainOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    from launcher import api
-
     wired = wiring()
-    draft = api.draft(wired, file, simulate=simulate, time_scale=time_scale)
+    draft = _draft(wired, file, simulate=simulate, time_scale=time_scale, accept_egress=accept_egress, plain=plain)
     chosen = _show(wired, draft, pick, currency=currency, plain=plain, show_all=show_all, output=output)
     if not dry_run:
         quiet = output is Output.JSON
@@ -67,8 +70,12 @@ def plan(
     file: FileArgument,
     *,
     out: Annotated[Path | None, typer.Option("--out", help="save the plan for `launch apply`")] = None,
+    show_request: Annotated[
+        bool, typer.Option("--show-request", help="instead: exactly what the backend would be asked for, as YAML")
+    ] = False,
     pick: PickOption = 1,
     show_all: AllOption = False,
+    accept_egress: EgressOption = None,
     simulate: SimulateOption = None,
     time_scale: ScaleOption = None,
     currency: CurrencyOption = None,
@@ -78,11 +85,14 @@ def plan(
     from launcher import api
 
     wired = wiring()
-    draft = api.draft(wired, file, simulate=simulate, time_scale=time_scale)
+    draft = _draft(wired, file, simulate=simulate, time_scale=time_scale, accept_egress=accept_egress, plain=plain)
+    if show_request:
+        return _print_request(wired, draft, pick, output)
     chosen = _show(wired, draft, pick, currency=currency, plain=plain, show_all=show_all, output=output)
     if out:
         api.save_plan(draft, chosen, out)
         console(stderr=True, plain=plain).print(f" saved: `launch apply {out}` launches it while its price holds")
+    return None
 
 
 def apply(
@@ -101,6 +111,41 @@ def apply(
     rank = draft.plan.ranked.index(chosen) + 1
     _show(wired, draft, rank, currency=currency, plain=plain, show_all=False, output=Output.TABLE)
     _go(wired, draft, chosen, approve=approve, yes=yes, detach=detach, currency=currency, plain=plain)
+
+
+def _print_request(wired: Wiring, draft: Draft, pick: int, output: Output) -> None:
+    from launcher import api
+
+    request = api.first_request(wired, draft, api.choose(draft.plan, pick))
+    if output is Output.JSON:
+        return print_json({"schema": "launch/request/v1", "request": request})
+    from ruamel.yaml import YAML
+
+    YAML().dump(_blocks(request), sys.stdout)
+    return None
+
+
+def _blocks(value: Any) -> Any:
+    """Texts of several lines are shown as such."""
+    from ruamel.yaml.scalarstring import LiteralScalarString
+
+    if isinstance(value, dict):
+        return {key: _blocks(item) for key, item in value.items()}
+    return LiteralScalarString(value) if isinstance(value, str) and "\n" in value else value
+
+
+def _draft(
+    wired: Wiring, file: Path, *, simulate: int | None, time_scale: float | None, accept_egress: str | None, plain: bool
+) -> Draft:
+    """Listing a bucket may take seconds: stderr shows how far it is."""
+    from launcher import api
+    from launcher.render.plan import listing
+
+    accepted = parse_amount(accept_egress, flag="--accept-egress")
+    with listing(console(stderr=True, plain=plain)) as progress:
+        return api.draft(
+            wired, file, simulate=simulate, time_scale=time_scale, accept_egress_usd=accepted, progress=progress
+        )
 
 
 def _show(
@@ -135,14 +180,15 @@ def _go(
     from launcher.cli.runs import follow
     from launcher.render.words import simulated
 
-    wired.runnable(draft.spec, chosen.placement.offer)
+    talk = console(stderr=True, plain=plain)
     amount = api.consent_without_asking(
         draft.spec, chosen, approve_usd=parse_amount(approve), yes=yes, below=wired.settings.confirm_below
     )
     if amount is None:
         chosen, amount = _ask(draft, chosen)
+    offer = chosen.placement.offer
+    wired.runnable(draft.spec, offer, checking=lambda: talk.print(f" SkyPilot tries your access to {offer.provider} …"))
     run_id = api.submit(wired, draft, chosen, approved_usd=amount)
-    talk = console(stderr=True, plain=plain)
     label = simulated(chosen.placement.offer.simulated)
     talk.print(f"\n [bold]{run_id}[/] is submitted and stops at ${amount:,.2f}{label}")
     if detach:
@@ -151,7 +197,7 @@ def _go(
     raise typer.Exit(follow(wired, run_id, money(currency, wired), plain=plain, quiet=quiet))
 
 
-def parse_amount(text: str | None) -> Decimal | None:
+def parse_amount(text: str | None, *, flag: str = "--approve") -> Decimal | None:
     """Raises: InputError: not an amount of dollars."""
     from launcher.core.spec import parse_usd
     from launcher.errors import InputError, Problem
@@ -161,12 +207,13 @@ def parse_amount(text: str | None) -> Decimal | None:
     try:
         return parse_usd(text)
     except ValueError as error:
-        raise InputError([Problem("L122", f"--approve: {error}")]) from None
+        raise InputError([Problem("L122", f"{flag}: {error}")]) from None
 
 
 def _ask(draft: Draft, chosen: Estimate) -> tuple[Estimate, Decimal]:
     """The person's choice and the amount agreed to. Raises: NotConfirmed: nobody is there, or the answer is no."""
     from launcher import api
+    from launcher.core.planner import unaccepted_egress_usd
     from launcher.errors import NotConfirmed
     from launcher.render.plan import show_details
     from launcher.render.words import simulated
@@ -179,7 +226,9 @@ def _ask(draft: Draft, chosen: Estimate) -> tuple[Estimate, Decimal]:
         number = ranked.index(chosen) + 1
         others = f"[1-{len(ranked)}] other plan  [d] details"
         label = simulated(chosen.placement.offer.simulated)
-        sys.stderr.write(f" Submit plan {number} and stop at ${high:,}{label}?  [y] yes  [N] no  {others}: ")
+        egress = unaccepted_egress_usd(draft.spec, chosen)
+        told = f", ${egress:,.2f} of it egress" if egress else ""
+        sys.stderr.write(f" Submit plan {number} and stop at ${high:,}{label}{told}?  [y] yes  [N] no  {others}: ")
         sys.stderr.flush()
         answer = sys.stdin.readline().strip().lower()
         if answer in ("y", "yes"):

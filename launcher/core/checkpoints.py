@@ -61,6 +61,15 @@ class Collected:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Replica:
+    """A checkpoint that another folder has as well now; `copied_bytes` were not there before."""
+
+    name: str
+    bytes: int
+    copied_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Keep:
     """Which checkpoints stay: `newest` of them (`None`: all), one in every so many steps, the best by a metric."""
 

@@ -13,7 +13,7 @@ from launcher.core.offers import Placement
 
 AttemptOutcome = Literal["completed", "preempted", "failed", "lost", "stopped"]
 RunOutcome = Literal["succeeded", "failed", "cancelled", "out_of_budget"]
-EndCause = Literal["stop_requested", "cap", "fallback"]
+EndCause = Literal["stop_requested", "cap", "fallback", "back_to_spot", "place_closes"]
 
 
 class Stored(BaseModel):
@@ -98,6 +98,19 @@ class AttemptRequested(Stored):
     placement: Placement
     why: str  # one sentence
     egress_usd_per_read: Decimal = Decimal(0)  # reading the data once from this place
+    run_uri: str | None = None  # the run folder beside this place; None: that of the submit
+    save_usd_per_gb: Decimal = Decimal(0)  # bringing a checkpoint there, with its requests
+    restore_usd_per_gb: Decimal = Decimal(0)
+    move_usd_per_gb: Decimal = Decimal(0)  # bringing the newest checkpoint there from where it lies
+
+
+class CheckpointReplicated(Stored):
+    """The newest checkpoint was brought to the attempt's run folder from another one."""
+
+    kind: Literal["checkpoint_replicated"] = "checkpoint_replicated"
+    attempt: int
+    name: str
+    bytes: int  # that were not there before
 
 
 class AttemptRefused(Stored):
@@ -204,6 +217,7 @@ Event = (
     | RunReopened
     | StopRequested
     | AttemptRequested
+    | CheckpointReplicated
     | AttemptRefused
     | AttemptStarted
     | TrainingResumed

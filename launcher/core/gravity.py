@@ -2,18 +2,44 @@
 
     egress = Σ tranches: GB in the tranche · the tranche's own price        (a graduated tariff, as clouds bill it)
 
-A tariff that nobody published is `Unknown`, never free.
+Between two regions of one provider the first that is known counts: the tariff of the pair, that of their continents,
+the provider's own for all regions, that of the internet. A tariff that nobody published is `Unknown`, never free.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from datetime import datetime
 from decimal import Decimal
 
 from launcher.core.unknown import Unknown
 
 HOURS_PER_MONTH = 730  # 8,760 / 12: how storage priced by the month is billed by the hour
+STORES: Mapping[str, str] = {
+    **dict.fromkeys(("s3", "s3a"), "aws"),
+    **dict.fromkeys(("gs", "gcs"), "gcp"),
+    **dict.fromkeys(("az", "abfs", "abfss"), "azure"),
+}  # whose buckets a URI's scheme names
+ANY = "*"
+
+
+def store_of(uri: str | None) -> str | None:
+    """The provider whose bucket `uri` names; `None`: it is no bucket."""
+    scheme, separator, _ = (uri or "").partition("://")
+    return STORES.get(scheme) if separator else None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    """What a store said of the objects below a URI, when asked."""
+
+    region: str | None  # provider/region; None: it does not say
+    gb: float  # at least so much, where the listing is not complete
+    is_complete: bool
+    num_objects: int
+    basis: str  # who said so
+    at: datetime
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,13 +65,43 @@ class Tariff:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Tariffs:
-    """Every known tariff; what is missing here is unknown."""
+class Requests:
+    """US dollars for one request to a store."""
 
-    internet: Mapping[str, Tariff] = field(default_factory=dict)  # provider → to any other provider
-    inter_region: Mapping[str, Tariff] = field(default_factory=dict)  # provider → between its regions
-    pairs: Mapping[str, Mapping[tuple[str, str], Decimal]] = field(default_factory=dict)  # provider → (from, to) → $/GB
-    storage_usd_per_gb_month: Mapping[str, Decimal] = field(default_factory=dict)  # provider → its standard class
+    put_usd: Decimal
+    get_usd: Decimal
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Continents:
+    """One provider's prices by continent: `(from, to) → $/GB`, where either may be `ANY`; of several, the dearest."""
+
+    begins: Mapping[str, str]  # how a region's name begins → its continent
+    usd_per_gb: Mapping[tuple[str, str], Decimal]
+
+    def of(self, region: str) -> str | None:
+        fitting = [begin for begin in self.begins if region.startswith(begin)]
+        return self.begins[max(fitting, key=len)] if fitting else None
+
+    def price(self, from_: str, to: str) -> Decimal | None:
+        if (from_, to) in self.usd_per_gb:
+            return self.usd_per_gb[from_, to]
+        fitting = ((from_, ANY), (ANY, to), (ANY, ANY))
+        return max((self.usd_per_gb[pair] for pair in fitting if pair in self.usd_per_gb), default=None)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tariffs:
+    """Every known tariff, by provider; what is missing here is unknown."""
+
+    internet: Mapping[str, Tariff] = field(default_factory=dict)  # to any other provider
+    inter_region: Mapping[str, Tariff] = field(default_factory=dict)  # between its regions
+    inter_zone: Mapping[str, Tariff] = field(default_factory=dict)  # between zones of a region, both directions
+    pairs: Mapping[str, Mapping[tuple[str, str], Decimal]] = field(default_factory=dict)  # (from, to) → $/GB
+    continents: Mapping[str, Continents] = field(default_factory=dict)
+    nat: Mapping[str, Tariff] = field(default_factory=dict)  # a NAT gateway's, for each GB in either direction
+    requests: Mapping[str, Requests] = field(default_factory=dict)
+    storage_usd_per_gb_month: Mapping[str, Decimal] = field(default_factory=dict)  # its standard class
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,24 +112,40 @@ class Egress:
     basis: str
 
 
-def egress(tariffs: Tariffs, *, source: str, provider: str, region: str, gb: float) -> Egress | Unknown:
-    """Reading `gb` gigabytes once from `source` (`aws/us-east-2`) at `provider`, `region`.
+def egress(
+    tariffs: Tariffs,
+    *,
+    source: str,
+    provider: str,
+    region: str,
+    gb: float,
+    zone: str | None = None,
+    is_repeated: bool = False,
+) -> Egress | Unknown:
+    """Reading `gb` gigabytes once from `source` (`aws/us-east-2`, or a zone's: `aws/us-east-2/use2-az1`) at a place.
 
-    The month's free tranche is counted in full: nothing is known of what else leaves in that month.
+    The month's free tranche is counted in full: nothing is known of what else leaves in that month. What `is_repeated`
+    pays the dearest tranche for every GB: a free one is used up once.
     """
-    home, _, home_region = source.partition("/")
+    if is_repeated:
+        tariffs = replace(tariffs, internet={name: _dearest(tariff) for name, tariff in tariffs.internet.items()})
+    home, _, rest = source.partition("/")
+    home_region, _, home_zone = rest.partition("/")
     if not home or not home_region:
         return Unknown(f"data lies in {source or 'no region'!r}; write provider/region, e.g. aws/us-east-2")
-    if (home, home_region) == (provider, region):
+    amount = Decimal(str(gb))
+    if home != provider:
+        return _over_internet(tariffs, home, amount, f"{home} to another provider")
+    if home_region != region:
+        return _within(tariffs, home, home_region, region, amount)
+    if home_zone in ("", zone):
         return Egress(usd=Decimal(0), basis="same region")
-    if home == provider:
-        return _within(tariffs, home, home_region, region, Decimal(str(gb)))
-    return _over_internet(tariffs, home, Decimal(str(gb)), f"{home} to another provider")
+    return _between_zones(tariffs, home, amount)
 
 
-def flat(usd_per_gb: Decimal) -> Tariff:
+def flat(usd_per_gb: Decimal, *, note: str = "") -> Tariff:
     """One price from the first GB on."""
-    return Tariff(tranches=(Tranche(from_gb=Decimal(0), usd_per_gb=usd_per_gb),))
+    return Tariff(tranches=(Tranche(from_gb=Decimal(0), usd_per_gb=usd_per_gb),), note=note)
 
 
 def graduated_usd(tariff: Tariff, gb: Decimal) -> Decimal:
@@ -105,6 +177,37 @@ def storage_usd(tariffs: Tariffs, *, provider: str, gb: float, hours: float) -> 
     return price * Decimal(str(gb)) * Decimal(str(hours)) / HOURS_PER_MONTH
 
 
+def _dearest(tariff: Tariff) -> Tariff:
+    return flat(max(tranche.usd_per_gb for tranche in tariff.tranches), note=tariff.note)
+
+
+def nat_usd(tariffs: Tariffs, provider: str, gb: float) -> Decimal | Unknown:
+    """What the provider's NAT gateway takes for `gb` gigabytes in either direction, not rounded."""
+    tariff = tariffs.nat.get(provider)
+    if tariff is None:
+        return Unknown(f"no NAT gateway tariff is known for {provider}")
+    return graduated_usd(tariff, Decimal(str(gb)))
+
+
+def requests_of(tariffs: Tariffs, provider: str) -> tuple[Requests, str]:
+    """A store's prices of requests and their source; the dearest that are known bound those that nobody published."""
+    known = tariffs.requests.get(provider)
+    if known is not None:
+        return known, f"{provider}'s price list"
+    dearest = Requests(
+        put_usd=max((one.put_usd for one in tariffs.requests.values()), default=Decimal(0)),
+        get_usd=max((one.get_usd for one in tariffs.requests.values()), default=Decimal(0)),
+    )
+    return dearest, f"{provider}'s own price is unknown: the dearest that is known"
+
+
+def _between_zones(tariffs: Tariffs, provider: str, gb: Decimal) -> Egress | Unknown:
+    tariff = tariffs.inter_zone.get(provider)
+    if tariff is None:
+        return Unknown(f"no {provider} tariff is known between zones of a region")
+    return _billed(tariff, gb, f"{provider} between zones")
+
+
 def _within(tariffs: Tariffs, provider: str, from_region: str, to_region: str, gb: Decimal) -> Egress | Unknown:
     pairs = tariffs.pairs.get(provider)
     if pairs is not None:
@@ -112,11 +215,27 @@ def _within(tariffs: Tariffs, provider: str, from_region: str, to_region: str, g
         if price is None:
             return Unknown(f"no {provider} tariff is known from {from_region} to {to_region}")
         return Egress(usd=price * gb, basis=f"{provider} {from_region} to {to_region}, ${price} per GB")
+    continents = tariffs.continents.get(provider)
+    if continents is not None:
+        return _between_continents(continents, provider, from_region, to_region, gb)
     tariff = tariffs.inter_region.get(provider)
     if tariff is None:
         # two regions can always talk over the internet, so that tariff is what is known
         return _over_internet(tariffs, provider, gb, f"{provider} between regions, at its internet tariff")
     return _billed(tariff, gb, f"{provider} between regions")
+
+
+def _between_continents(
+    continents: Continents, provider: str, from_region: str, to_region: str, gb: Decimal
+) -> Egress | Unknown:
+    home, there = continents.of(from_region), continents.of(to_region)
+    if home is None or there is None:
+        return Unknown(f"nobody knows on which continent {provider}'s {to_region if home else from_region} is")
+    price = continents.price(home, there)
+    if price is None:
+        return Unknown(f"no {provider} tariff is known from {home} to {there}")
+    way = f"between regions of {home}" if home == there else f"{home} to {there}"
+    return Egress(usd=price * gb, basis=f"{provider} {way}, ${price} per GB")
 
 
 def _over_internet(tariffs: Tariffs, provider: str, gb: Decimal, what: str) -> Egress | Unknown:

@@ -61,6 +61,11 @@ def observe(
     return tuple([*events, end] if end else events)
 
 
+def has_fled(lines: Sequence[JournalLine]) -> bool:
+    """Whether the trainer has saved and left a machine that is being taken away: nothing else is worth waiting for."""
+    return any(isinstance(line, TrainerEnded) and line.reason == "preempted" for line in lines)
+
+
 def _told(attempt: Attempt, lines: Sequence[JournalLine], now: datetime) -> list[Event]:
     events: list[Event] = []
     begun = attempt.training_at is not None

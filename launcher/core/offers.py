@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from datetime import date
+from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
+
+# They rent single hosts, without a network that training could use between two of them: SkyPilot 0.14.1 takes no
+# multi-node task there (MULTI_NODE in sky/clouds/<name>.py)
+SINGLE_HOSTS = frozenset({"hyperbolic", "primeintellect", "runpod", "seeweb", "shadeform", "vast", "verda", "yotta"})
 
 
 class Capacity(StrEnum):
@@ -34,15 +39,24 @@ class Offer:
     on_demand_usd_per_hour: Decimal | None = None  # the same instance's list price, for savings and sanity
     preemptions_per_hour: float | None = None  # None: unknown, an assumption is stated
     notice_seconds: float = 0.0  # warning before a preemption
-    reservation: str | None = None  # id in the inventory, for reserved capacity
-    available_count: int | None = None  # instances left, for reserved capacity
-    until: date | None = None  # end of the reservation
+    reservation: str | None = None  # id in the user's inventory, for reserved capacity
+    available_count: int | None = None  # instances there are, of the user's own inventory
+    opens_at: datetime | None = None  # of reserved capacity that begins later
+    closes_at: datetime | None = None  # when its machines go back: nothing may run there any more
+    lease_seconds: float | None = None  # that one attempt may hold it: a Slurm partition's time limit
     simulated: bool = False
+    barred: str | None = None  # why it cannot be rented from here, whatever its price
 
     @property
     def where(self) -> str:
         """Provider and the finest place known: `aws use2-az1`."""
         return f"{self.provider} {self.zone or self.region}"
+
+    def usable_seconds(self, now: datetime) -> float:
+        """How long one attempt could last that begins now, or at the opening if that is later; 0: it is closed."""
+        begin = now if self.opens_at is None else max(now, self.opens_at)
+        lease = math.inf if self.lease_seconds is None else self.lease_seconds
+        return lease if self.closes_at is None else max(0.0, min(lease, (self.closes_at - begin).total_seconds()))
 
     @property
     def key(self) -> str:

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from launcher.core.estimate import Assumption, Estimate, estimate
+from launcher.core.assumptions import assumptions
+from launcher.core.estimate import Estimate, estimate
 from launcher.core.gpus import GpuCatalog
-from launcher.core.gravity import Egress, Tariffs, egress
-from launcher.core.offers import Capacity, Offer, Placement, Refusal
-from launcher.core.policy import Option, Rules, closing_seconds
+from launcher.core.gravity import Tariffs
+from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR
+from launcher.core.offers import SINGLE_HOSTS, Capacity, Offer, Placement, Refusal
+from launcher.core.options import Option, Rules, closing_seconds
 from launcher.core.pricing import LOCAL, Terms, price
-from launcher.core.rollout import FRESH_PREEMPTIONS_PER_HOUR, Outlook
+from launcher.core.rollout import Outlook
 from launcher.core.saving import (
     checkpoint_gb,
     durable_seconds,
@@ -23,12 +25,13 @@ from launcher.core.saving import (
     storage_usd_per_gb_month,
 )
 from launcher.core.spec import RunSpec
+from launcher.core.traffic import Charge, Traffic, cheapest_move_usd, move_charge, traffic_at
 from launcher.core.unknown import Unknown
-from launcher.core.workload import Measured, StepTime, step_time
+from launcher.core.workload import Measured, StepTime, setup_seconds, step_time
 
-SETUP_SECONDS = (
-    300.0  # machine, image and environment; a plain SkyPilot launch took 60 to 95 s without installing anything
-)
+_UNWISHED = ("is not in providers", "is not in regions", "is not in mode")  # the user's own choice is no news
+UNASKED_EGRESS_USD = Decimal(25)  # as much as --yes serves without asking
+UNASKED_EGRESS_SHARE = Decimal("0.2")  # of the whole: more of it than that is a decision of its own
 NUM_ELSEWHERE = 8  # spot places among which a future goes on; one of so many nearly always has capacity
 WAITS_FOR_SPOT = 4.0  # without a deadline: this many fallback delays on top of twice the work
 
@@ -49,7 +52,6 @@ class Candidate:
 
     option: Option
     step: StepTime
-    egress: Egress
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,8 +108,13 @@ def plan(spec: RunSpec, book: Book, measured: Measured, *, now: datetime, rules:
     )
 
 
-def survey(spec: RunSpec, book: Book, measured: Measured, *, now: datetime) -> tuple[list[Candidate], list[Refusal]]:
-    """Offers of the GPU types asked for, as options or refusals; other types were not asked for and are left out."""
+def survey(
+    spec: RunSpec, book: Book, measured: Measured, *, now: datetime, lying: Sequence[str | None] = ()
+) -> tuple[list[Candidate], list[Refusal]]:
+    """Offers of the GPU types asked for, as options or refusals; other types were not asked for and are left out.
+
+    `lying`: homes where the run's newest checkpoint is, from which it would be moved.
+    """
     candidates: list[Candidate] = []
     refused: list[Refusal] = []
     speeds: dict[str, StepTime | Unknown] = {}
@@ -117,11 +124,20 @@ def survey(spec: RunSpec, book: Book, measured: Measured, *, now: datetime) -> t
         if offer.gpu not in speeds:
             speeds[offer.gpu] = _speed(offer.gpu, spec, book, measured)
         found = _unfit(offer, spec) or _candidate(offer, spec, book, measured, speeds[offer.gpu], now)
+        if isinstance(found, Candidate) and lying:
+            found = _moved(found, spec, book, measured, lying)
         if isinstance(found, Candidate):
             candidates.append(found)
         else:
             refused.append(Refusal(offer=offer, reason=found))
     return candidates, refused
+
+
+def unaccepted_egress_usd(spec: RunSpec, chosen: Estimate) -> Decimal | None:
+    """Egress so large that an approval of the total does not cover it, unless the user has named a limit."""
+    usd = chosen.parts["egress"]
+    is_large = usd > max(UNASKED_EGRESS_USD, UNASKED_EGRESS_SHARE * chosen.cost_usd.p50)
+    return usd if is_large and spec.egress_limit is None else None
 
 
 def why_nothing(plan: Plan) -> str:
@@ -130,7 +146,9 @@ def why_nothing(plan: Plan) -> str:
         return "this machine has no price: write under own in pricing.yaml what an hour of it costs"
     if not plan.refused:
         return f"nobody in the price book offers {' or '.join(plan.spec.gpus)}; `launch offers` lists what there is"
-    reason, count = Counter(r.reason for r in plan.refused).most_common(1)[0]
+    reasons = Counter(r.reason for r in plan.refused)
+    met = {reason: count for reason, count in reasons.items() if not reason.endswith(_UNWISHED)}
+    reason, count = Counter(met or reasons).most_common(1)[0]
     return f"all {len(plan.refused)} offers are refused, {count} of them: {reason} (`launch plan --all` shows each)"
 
 
@@ -143,8 +161,10 @@ def _unfit(offer: Offer, spec: RunSpec) -> str | None:
         return f"{offer.capacity.value} is not in mode"
     if offer.count != spec.gpus[offer.gpu]:
         return f"has {offer.count} GPUs a node; gpus asks for {spec.gpus[offer.gpu]}"
+    if offer.provider in SINGLE_HOSTS and spec.nodes > 1:
+        return f"{offer.provider} rents single machines; nodes asks for {spec.nodes} together"
     if offer.available_count is not None and offer.available_count < spec.nodes:
-        return f"only {offer.available_count} of {spec.nodes} nodes are reserved"
+        return f"only {offer.available_count} of {spec.nodes} nodes are there"
     return None
 
 
@@ -156,13 +176,11 @@ def _candidate(
         return paid.reason
     if isinstance(speed, Unknown):
         return speed.reason
-    moved = _egress(offer, spec, book.tariffs)
-    if isinstance(moved, Unknown):
-        return moved.reason
-    limit = spec.data.max_egress_usd if spec.data else None
-    reads = spec.data.reads if spec.data else 0.0
-    if limit is not None and moved.usd * Decimal(str(max(1.0, reads))) > limit:
-        return f"egress of ${moved.usd:,.2f} per read is above data.max_egress_usd ${limit:,.2f}"
+    traffic = traffic_at(spec, offer, book.tariffs, checkpoint_gb(spec, measured)[0])
+    if isinstance(traffic, Unknown):
+        return traffic.reason
+    if spec.egress_limit is not None and _least_egress_usd(spec, traffic) > spec.egress_limit[1]:
+        return f"egress of ${traffic.read.egress_usd:,.2f} per read is above {_limit(spec)}"
     option = Option(
         placement=Placement(offer=offer, nodes=spec.nodes, price=paid),
         step_seconds=speed.seconds,
@@ -170,9 +188,30 @@ def _candidate(
         save_seconds=save_seconds(spec, measured)[0],
         durable_seconds=durable_seconds(spec, measured),
         preemptions_per_hour=_hazard(offer),
-        egress_usd_per_read=moved.usd,
+        egress_usd_per_read=traffic.read.egress_usd,
     )
-    return Candidate(option=option, step=speed, egress=moved)
+    hourly = traffic.save.usd * 3600 / Decimal(str(max(1.0, save_interval_seconds(spec, option))))
+    return Candidate(option=replace(option, traffic=replace(traffic, saves_usd_per_hour=hourly)), step=speed)
+
+
+def _moved(
+    found: Candidate, spec: RunSpec, book: Book, measured: Measured, lying: Sequence[str | None]
+) -> Candidate | str:
+    gb, _ = checkpoint_gb(spec, measured)
+    usd = cheapest_move_usd(spec, book.tariffs, lying, found.option.traffic.home, gb)
+    if isinstance(usd, Unknown):
+        return usd.reason
+    return replace(found, option=replace(found.option, move_usd=usd))
+
+
+def _least_egress_usd(spec: RunSpec, traffic: Traffic) -> Decimal:
+    """Of a machine that lives until the end."""
+    return traffic.read.egress_usd * Decimal(str(max(1.0, spec.data.reads if spec.data else 0.0)))
+
+
+def _limit(spec: RunSpec) -> str:
+    name, usd = spec.egress_limit or ("", Decimal(0))
+    return f"{name} ${usd:,.2f}"
 
 
 def _speed(gpu: str, spec: RunSpec, book: Book, measured: Measured) -> StepTime | Unknown:
@@ -186,25 +225,10 @@ def _speed(gpu: str, spec: RunSpec, book: Book, measured: Measured) -> StepTime 
     )
 
 
-def _egress(offer: Offer, spec: RunSpec, tariffs: Tariffs) -> Egress | Unknown:
-    if spec.data is None or spec.data.size is None or spec.data.region is None:
-        return Egress(usd=Decimal(0), basis="no data to move")
-    return egress(tariffs, source=spec.data.region, provider=offer.provider, region=offer.region, gb=spec.data.size)
-
-
 def _hazard(offer: Offer) -> float:
     if offer.capacity is not Capacity.SPOT:
         return 0.0
     return FRESH_PREEMPTIONS_PER_HOUR if offer.preemptions_per_hour is None else offer.preemptions_per_hour
-
-
-def setup_seconds(spec: RunSpec, measured: Measured) -> tuple[float, str]:
-    """From a granted machine to the first step, and where the number comes from."""
-    if measured.setup_seconds is not None:
-        return measured.setup_seconds, f"measured in {measured.num_runs} earlier runs"
-    if spec.workload.setup_seconds is not None:
-        return spec.workload.setup_seconds, "declared"
-    return SETUP_SECONDS, "assumed"
 
 
 def _deadline(spec: RunSpec, candidates: Sequence[Candidate], now: datetime, fallback_delay_seconds: float) -> datetime:
@@ -230,6 +254,7 @@ def _estimates(
     fallback = _fallback(spec, candidates)
     spot = [c.option for c in candidates if c.option.capacity is Capacity.SPOT]
     cheapest = sorted(spot, key=lambda o: (o.effective_usd_per_step, o.placement.offer.key))[:NUM_ELSEWHERE]
+    moves = _moves(spec, book, measured, candidates)
     found = []
     for candidate in candidates:
         outlook = Outlook(
@@ -245,16 +270,34 @@ def _estimates(
             reads=spec.data.reads if spec.data else 0.0,
             checkpoint_gb=checkpoint_gb(spec, measured)[0],
             kept=spec.checkpoint.keep,
-            storage_usd_per_gb_month=_storage(spec, book, candidate)[0],
+            storage_usd_per_gb_month=_storage_usd(book, candidate.option),
+            moves=moves,
         )
-        found.append(estimate(candidate.option, outlook, _assumptions(spec, book, measured, candidate, outlook)))
+        basis = assumptions(
+            spec,
+            measured,
+            candidate.option,
+            step=candidate.step,
+            interval_seconds=outlook.interval_seconds,
+            tariffs=book.tariffs,
+        )
+        found.append(estimate(candidate.option, outlook, basis))
     return found
 
 
-def _storage(spec: RunSpec, book: Book, candidate: Candidate) -> tuple[Decimal, str]:
-    offer = candidate.option.placement.offer
-    price, source, _ = storage_usd_per_gb_month(offer, book.tariffs, uri=spec.checkpoint.uri)
-    return price, source
+def _moves(
+    spec: RunSpec, book: Book, measured: Measured, candidates: Sequence[Candidate]
+) -> Mapping[tuple[str | None, str | None], Charge]:
+    """Of a checkpoint from any home to any other; one without a known tariff is refused before it is planned for."""
+    homes = dict.fromkeys(candidate.option.traffic.home for candidate in candidates)
+    gb, _ = checkpoint_gb(spec, measured)
+    pairs = ((old, new) for old in homes for new in homes if old != new)
+    found = {(old, new): move_charge(spec, book.tariffs, from_home=old, to_home=new, gb=gb) for old, new in pairs}
+    return {pair: charge for pair, charge in found.items() if isinstance(charge, Charge)}
+
+
+def _storage_usd(book: Book, option: Option) -> Decimal:
+    return storage_usd_per_gb_month(option.placement.offer, book.tariffs, uri=option.traffic.home)[0]
 
 
 def _fallback(spec: RunSpec, candidates: Iterable[Candidate]) -> Option | None:
@@ -263,49 +306,11 @@ def _fallback(spec: RunSpec, candidates: Iterable[Candidate]) -> Option | None:
 
     def usd(option: Option) -> Decimal:
         seconds = Decimal(str(option.seconds_to_finish(spec.workload.steps)))
-        return option.placement.usd_per_hour * seconds / 3600 + option.egress_usd_per_read * reads
+        hourly = option.placement.usd_per_hour + option.traffic.saves_usd_per_hour
+        return hourly * seconds / 3600 + option.egress_usd_per_read * reads
 
     firm = (c.option for c in candidates if c.option.capacity is not Capacity.SPOT)
     return min(firm, key=usd, default=None)
-
-
-def _assumptions(
-    spec: RunSpec, book: Book, measured: Measured, candidate: Candidate, outlook: Outlook
-) -> list[Assumption]:
-    offer = candidate.option.placement.offer
-    setup, setup_source = setup_seconds(spec, measured)
-    save, save_source = save_seconds(spec, measured)
-    storage, storage_source = _storage(spec, book, candidate)
-    listed = [
-        Assumption(
-            name="step time",
-            value=f"{candidate.step.seconds:.4g} s, 80 % within ×/÷ {candidate.step.factor80:.2f}",
-            source=candidate.step.source,
-        ),
-        Assumption(name="price", value=f"${offer_price(candidate)}/h", source=candidate.option.placement.price.basis),
-        Assumption(name="set-up", value=f"{setup:.0f} s a start", source=setup_source),
-        Assumption(
-            name="save",
-            value=f"{save:.3g} s for a save every {outlook.interval_seconds / 60:.1f} min",
-            source=save_source,
-        ),
-        Assumption(name="storage", value=f"${storage} per GB and month", source=storage_source),
-        Assumption(name="egress", value=f"${candidate.egress.usd:,.2f} a read", source=candidate.egress.basis),
-    ]
-    if offer.capacity is Capacity.SPOT:
-        known = offer.preemptions_per_hour is not None
-        listed.append(
-            Assumption(
-                name="preemptions",
-                value=f"{candidate.option.preemptions_per_hour:.2g} per hour of a fresh machine, fewer of an old one",
-                source="stated by the offer" if known else "assumed: AWS V100 traces of 2023-02 (Wu et al., NSDI 2024)",
-            )
-        )
-    return listed
-
-
-def offer_price(candidate: Candidate) -> Decimal:
-    return candidate.option.placement.usd_per_hour.quantize(Decimal("0.01"))
 
 
 def _within_limits(spec: RunSpec, estimates: Iterable[Estimate]) -> tuple[list[Estimate], list[Refusal]]:
@@ -323,6 +328,8 @@ def _within_limits(spec: RunSpec, estimates: Iterable[Estimate]) -> tuple[list[E
 def _beyond(spec: RunSpec, found: Estimate) -> str | None:
     if spec.deadline is not None and found.on_time is not None and found.on_time < 0.5:
         return f"takes about {found.hours.p50:.1f} h; the deadline is earlier in most cases"
+    if spec.egress_limit is not None and found.parts["egress"] > spec.egress_limit[1]:
+        return f"its egress is about ${found.parts['egress']:,.2f} in all, above {_limit(spec)}"
     if spec.cost.cap is not None and found.cost_usd.p50 > spec.cost.cap:
         return f"costs about ${found.cost_usd.p50:,.2f}; cost.cap is ${spec.cost.cap:,.2f}"
     return None

@@ -1,8 +1,9 @@
 """The one place that decides what happens next to a run: `decide(state, options, now) → Action`.
 
-Two guards stand above every wish for a lower price. Time: spot is used only while the fallback could still
-finish before the deadline. Money: a machine is asked to end while the approved amount still pays for one poll,
-the last save and the release; nothing is launched that could not do useful work with what is left.
+Two guards stand above every wish for a lower price. Time: a place that may not last (spot, or a reservation that ends
+too early) is used only while the fallback could still finish before the deadline. Money: a machine is asked to end
+while the approved amount still pays for one poll, the last save and the release; nothing is launched that could not do
+useful work with what is left. Under both, a run on its fallback goes back to spot when that is expected to pay.
 """
 
 from __future__ import annotations
@@ -12,54 +13,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from hashlib import sha256
+from functools import cached_property
 
 from launcher.core.events import AttemptOutcome, EndCause, RunOutcome
-from launcher.core.offers import Capacity, Placement
+from launcher.core.offers import Capacity
+from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds, least_usd, useful_seconds
+from launcher.core.spec import RunSpec
+from launcher.core.spot import Return, blocks, jitter, return_to, worth_waiting
 from launcher.core.state import Attempt, RunState, burn_usd_per_hour, egress_usd, spent_usd
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Option:
-    """A placement that the run may go to, and what an hour there is good for."""
-
-    placement: Placement
-    step_seconds: float
-    setup_seconds: float
-    save_seconds: float  # of training that one save costs
-    durable_seconds: float  # until it is committed: what is waited for at an attempt's end
-    preemptions_per_hour: float  # of a fresh machine; 0 for capacity that stays
-    egress_usd_per_read: Decimal = Decimal(0)
-
-    @property
-    def capacity(self) -> Capacity:
-        return self.placement.offer.capacity
-
-    @property
-    def effective_usd_per_step(self) -> float:
-        """Price of a step, with the expected restarts and data reads of one hour added to that hour."""
-        hourly = float(self.placement.usd_per_hour)
-        restart = hourly * self.setup_seconds / 3600 + float(self.egress_usd_per_read)
-        return (hourly + restart * self.preemptions_per_hour) * self.step_seconds / 3600
-
-    def seconds_to_finish(self, steps: int) -> float:
-        return self.setup_seconds + steps * self.step_seconds + self.durable_seconds
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """Waiting times and limits of the supervisor, in the run's own time."""
-
-    poll_seconds: float = 10.0
-    release_seconds: float = 30.0  # from the decision until nothing is billed
-    grace_seconds: float = 300.0  # for a step and a save, after a trainer was asked to end
-    silence_seconds: float = 600.0  # a trainer that once spoke and is silent for so long is lost
-    start_seconds: float = 3600.0  # a granted machine that does not come up, or whose set-up does not end, is lost
-    launch_seconds: float = 1200.0  # a launch that shows no machine for so long is refused
-    retry_seconds: float = 900.0  # until a place that had no capacity is asked again
-    quota_retry_seconds: float = 6 * 3600.0
-    fallback_delay_seconds: float = 3600.0  # until fallback capacity runs, at the worst
-    max_fruitless_attempts: int = 6  # in a row, ended without a new step
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -124,41 +85,70 @@ def decide(state: RunState, options: Sequence[Option], *, now: datetime, rules: 
     ended = next((a for a in state.attempts if a.is_open and not a.is_live), None)
     if ended:
         return Release(attempt=ended.number)
-    wanted = [o for o in options if o.capacity in state.spec.mode]
+    view = View(state=state, spec=state.spec, options=options, now=now, rules=rules)
     live = next((a for a in state.attempts if a.is_live), None)
     if live:
-        return _with_machine(state, live, wanted, now, rules)
-    return _verdict(state, rules) or _next_machine(state, wanted, now, rules)
+        return _with_machine(view, live)
+    return _verdict(state, rules) or _next_machine(view)
 
 
-def slack_seconds(state: RunState, options: Sequence[Option], now: datetime) -> float:
-    """Time that can be wasted before only an immediate fallback meets the deadline.
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """A run at one instant: what is left to do and to spend, and where that could be."""
 
-    Counts from the last commit: what is not committed may be lost. Infinite where there is no fallback.
-    """
-    steps = state.spec.workload.steps - state.committed_step
-    firm = [o.seconds_to_finish(steps) for o in options if o.capacity is not Capacity.SPOT]
-    left = (state.submitted.deadline_at - now).total_seconds()
-    return left - min(firm) if firm else math.inf
+    state: RunState
+    spec: RunSpec
+    options: Sequence[Option]
+    now: datetime
+    rules: Rules
+
+    @cached_property
+    def wanted(self) -> list[Option]:
+        """Of the capacity that the spec names."""
+        return [o for o in self.options if o.capacity in self.spec.mode]
+
+    @cached_property
+    def left_usd(self) -> Decimal:
+        return self.state.approved_usd - spent_usd(self.state, self.now)
+
+    @cached_property
+    def affordable(self) -> list[Option]:
+        return [o for o in self.wanted if self.left_usd > least_usd(o, self.rules)]
+
+    @cached_property
+    def free(self) -> list[Option]:
+        """What can be paid, is open, and was not found without capacity just now; the best of each capacity first."""
+        asked = blocks(self.state, self.rules)
+        free = [o for o in self.affordable if asked.get(o.placement.offer.key, self.now) <= self.now]
+        return sorted((o for o in free if o.is_open(self.now, self.rules)), key=_rank)
+
+    @cached_property
+    def slack_seconds(self) -> float:
+        """Time that can be wasted before only an immediate fallback meets the deadline.
+
+        Counts from the last commit: what is not committed may be lost. Infinite where there is no fallback that what
+        is left can still start.
+        """
+        return max((spare for o in self.affordable if (spare := self.spare_seconds(o)) is not None), default=math.inf)
+
+    def spare_seconds(self, option: Option) -> float | None:
+        steps, deadline_at = self.steps_from(self.state.committed_step), self.state.submitted.deadline_at
+        return option.spare_seconds(steps, deadline_at=deadline_at, now=self.now, rules=self.rules)
+
+    def steps_from(self, step: int) -> int:
+        return max(0, self.spec.workload.steps - step)
+
+    def here(self, live: Attempt) -> Option | None:
+        """Where the attempt is, as it would be found now."""
+        return next((o for o in self.wanted if o.placement.offer.key == live.placement.offer.key), None)
 
 
-def closing_seconds(rules: Rules, save_seconds: float, step_seconds: float) -> float:
-    """What must still be affordable at every look: until the next one, a step, a save, the look that finds it done
-    and the release."""
-    return rules.poll_seconds + step_seconds + save_seconds + rules.poll_seconds + rules.release_seconds
-
-
-def changeover_seconds(rules: Rules) -> float:
-    """Slack that is gone when the fallback runs: the poll that finds it due, the release, the fallback's start."""
-    return rules.poll_seconds + rules.release_seconds + rules.fallback_delay_seconds
-
-
-def _with_machine(state: RunState, live: Attempt, options: Sequence[Option], now: datetime, rules: Rules) -> Action:
+def _with_machine(view: View, live: Attempt) -> Action:
     if live.end_requested_at:
-        return _ending(state, live, options, now, rules)
-    cause = _end_cause(state, live, options, now, rules)
+        return _ending(view, live)
+    cause = _end_cause(view, live)
     if cause is None:
-        return Keep() if live.started_at else _unconfirmed(live, now, rules)
+        return Keep() if live.started_at else _unconfirmed(live, view.now, view.rules)
     if live.training_at is None:
         detail = f"{cause[1]}; nothing was heard of the training yet"
         return Judge(attempt=live.number, outcome="stopped", detail=detail, cause=cause[0])
@@ -166,61 +156,111 @@ def _with_machine(state: RunState, live: Attempt, options: Sequence[Option], now
 
 
 def _unconfirmed(live: Attempt, now: datetime, rules: Rules) -> Action:
-    if now - live.requested_at >= timedelta(seconds=rules.launch_seconds):
+    """Bringing a checkpoint along may take longer than any launch: that counts from when it was there."""
+    if now - (live.replicated_at or live.requested_at) >= timedelta(seconds=rules.launch_seconds):
         return Judge(attempt=live.number, outcome="lost", detail="the launch showed no machine in time")
     return Relaunch(attempt=live.number)
 
 
-def _ending(state: RunState, live: Attempt, options: Sequence[Option], now: datetime, rules: Rules) -> Action:
+def _ending(view: View, live: Attempt) -> Action:
     """A save is waited for while time and money last; a deadline that is lost already hurries nobody."""
     assert live.end_requested_at is not None
-    if now - live.end_requested_at >= timedelta(seconds=rules.grace_seconds):
+    rules = view.rules
+    if view.now - live.end_requested_at >= timedelta(seconds=rules.grace_seconds):
         why = "did not end when asked; killed after the grace time"
-    elif _left_usd(state, now) <= _ahead_usd(state, live, rules.poll_seconds + rules.release_seconds, now):
+    elif view.left_usd <= _ahead_usd(view, live, rules.poll_seconds + rules.release_seconds):
         why = "the approved amount is spent; killed"
-    elif live.end_cause == "fallback" and 0 <= _slack(state, options, now, rules) < changeover_seconds(rules):
+    elif live.end_cause == "fallback" and 0 <= view.slack_seconds < changeover_seconds(rules):
         why = "the fallback is due; killed"
     else:
         return Keep()
     return Judge(attempt=live.number, outcome="stopped", detail=why)
 
 
-def _end_cause(
-    state: RunState, live: Attempt, options: Sequence[Option], now: datetime, rules: Rules
-) -> tuple[EndCause, str] | None:
+def _end_cause(view: View, live: Attempt) -> tuple[EndCause, str] | None:
+    state, rules = view.state, view.rules
     if state.stop_requested_at:
         return "stop_requested", f"{state.stopped_by or 'somebody'} asked the run to stop"
     closing = closing_seconds(rules, state.submitted.pace.closing_save_seconds, live.step_seconds or 0.0)
-    if _left_usd(state, now) <= _ahead_usd(state, live, closing, now):
+    if view.left_usd <= _ahead_usd(view, live, closing):
         return "cap", f"the approved ${state.approved_usd:,.2f} is nearly spent"
-    if live.placement.offer.capacity is Capacity.SPOT:
-        slack = _slack(state, options, now, rules)
-        if slack < changeover_seconds(rules) + closing:
-            return "fallback", f"only {max(0.0, slack) / 3600:.1f} h of slack are left before the deadline"
-    return None
+    closes_at = _closes_at(live)
+    if closes_at is not None and closes_at - view.now < timedelta(seconds=closing):
+        return "place_closes", f"{live.placement.offer.where} closes on {closes_at:%Y-%m-%d %H:%M} UTC"
+    slack = view.slack_seconds
+    if slack < changeover_seconds(rules) + closing and _may_end_late(view, live) and _has_fallback(view, live):
+        return "fallback", f"only {max(0.0, slack) / 3600:.1f} h of slack are left before the deadline"
+    return _back_to_spot(view, live)
 
 
-def _slack(state: RunState, options: Sequence[Option], now: datetime, rules: Rules) -> float:
-    """Slack against the fallbacks that what is left can still start."""
-    return slack_seconds(state, _affordable(state, options, now, rules), now)
+def _closes_at(live: Attempt) -> datetime | None:
+    """When the place ends the attempt by itself: at its own end, or at that of the lease."""
+    offer = live.placement.offer
+    if offer.lease_seconds is None:
+        return offer.closes_at
+    leased_until = (live.started_at or live.requested_at) + timedelta(seconds=offer.lease_seconds)
+    return min(leased_until, offer.closes_at or leased_until)
 
 
-def _affordable(state: RunState, options: Sequence[Option], now: datetime, rules: Rules) -> list[Option]:
-    left = _left_usd(state, now)
-    return [o for o in options if left > _least_usd(o, rules)]
+def _may_end_late(view: View, live: Attempt) -> bool:
+    """Spot may always. Capacity that stays does where the work outlasts it, and the fallback would not be late too."""
+    offer, deadline_at, here = live.placement.offer, view.state.submitted.deadline_at, view.here(live)
+    if offer.capacity is Capacity.SPOT:
+        return True
+    pace = live.step_seconds or (here.step_seconds if here else 0.0)
+    work_seconds = view.steps_from(max(live.step, view.state.committed_step)) * pace
+    ends_at = view.now + timedelta(seconds=work_seconds + view.state.submitted.pace.closing_save_seconds)
+    return view.slack_seconds >= 0 and ends_at > min(deadline_at, offer.closes_at or deadline_at)
 
 
-def _left_usd(state: RunState, now: datetime) -> Decimal:
-    return state.approved_usd - spent_usd(state, now)
+def _has_fallback(view: View, live: Attempt) -> bool:
+    """A place to which the rest can be left, and that may have capacity: each refusal is believed twice as long."""
+    asked = blocks(view.state, view.rules, doubling=True)
+    return any(
+        view.spare_seconds(o) is not None and o.is_open(view.now, view.rules)
+        for o in view.affordable
+        if (key := o.placement.offer.key) != live.placement.offer.key and asked.get(key, view.now) <= view.now
+    )
 
 
-def _ahead_usd(state: RunState, live: Attempt, seconds: float, now: datetime) -> Decimal:
-    """What `seconds` more cost, with the data read since the trainer was last heard of."""
-    machine = burn_usd_per_hour(state) * Decimal(str(seconds)) / 3600
+def _back_to_spot(view: View, live: Attempt) -> tuple[EndCause, str] | None:
+    """From the fallback, where the ladder has spot below it: if the slack bears the move and it is expected to pay."""
+    here, mode, rules = view.here(live), view.spec.mode, view.rules
+    if here is None or live.training_at is None or Capacity.SPOT not in mode[: mode.index(here.capacity)]:
+        return None
+    steps = view.steps_from(max(live.step, view.state.committed_step))
+    closing = closing_seconds(rules, here.durable_seconds, here.step_seconds)
+    # twice: the slack at which spot is left for is not the one at which it is left again
+    spot = [o for o in view.free if o.capacity is Capacity.SPOT]
+    near = [
+        o for o in spot if view.slack_seconds >= changeover_seconds(rules) + 2 * (closing + useful_seconds(o, rules))
+    ]
+    ways = [return_to(view.state, here, o, steps=steps, now=view.now, rules=rules) for o in near]
+    paying = [way for way in ways if way.is_worth_it(view.now) and _is_paid(view, way, steps)]
+    best = max(paying, key=lambda way: way.expected_usd, default=None)
+    if best is None:
+        return None
+    offer, price = best.there.placement.offer, best.there.placement.usd_per_hour
+    return "back_to_spot", f"{offer.where} at ${price:,.2f}/h of spot is expected to save ${best.expected_usd:,.2f}"
+
+
+def _is_paid(view: View, way: Return, steps: int) -> bool:
+    """The run can be finished here even after a failed try; or it cannot be in any case."""
+    seconds = Decimal(str(way.here.seconds_to_finish(steps)))
+    stay_usd = way.here.placement.usd_per_hour * seconds / 3600
+    return not stay_usd <= view.left_usd < stay_usd + way.risked_usd
+
+
+def _ahead_usd(view: View, live: Attempt, seconds: float) -> Decimal:
+    """What `seconds` more cost, with the data read since the trainer was last heard of and a last save's way home."""
+    state = view.state
+    save_gb = state.checkpoint.bytes / 1e9 if state.checkpoint else state.submitted.pace.checkpoint_gb
+    saved = live.save_usd_per_gb * Decimal(str(save_gb))
+    machine = burn_usd_per_hour(state) * Decimal(str(seconds)) / 3600 + saved
     pace = live.step_seconds or state.submitted.pace.step_seconds.get(live.placement.offer.gpu)
     if live.heard_at is None or not pace:
         return machine
-    unheard = (now - live.heard_at).total_seconds() + seconds
+    unheard = (view.now - live.heard_at).total_seconds() + seconds
     then = replace(live, step=live.step + math.ceil(unheard / pace))
     return machine + egress_usd(state, then) - egress_usd(state, live)
 
@@ -259,44 +299,47 @@ def _fruitless(state: RunState) -> int:
     return count
 
 
-def _next_machine(state: RunState, options: Sequence[Option], now: datetime, rules: Rules) -> Action:
-    if not options:
+def _next_machine(view: View) -> Action:
+    rules, slack = view.rules, view.slack_seconds
+    if not view.wanted:
         return Wait(seconds=rules.retry_seconds, why="no offer fits any more; asking again later")
-    affordable = _affordable(state, options, now, rules)
-    if not affordable:
+    if not view.affordable:
         return Finish(outcome="out_of_budget", detail="what is left would not pay for a start and a save")
-    idle = slack_seconds(state, affordable, now) - changeover_seconds(rules)
-    pause = _backoff_seconds(state, now)
+    idle = slack - changeover_seconds(rules)
+    pause = _backoff_seconds(view.state, view.now)
     if pause > 0 and idle > 0:
         return Wait(seconds=max(rules.poll_seconds, min(pause, idle)), why="the last attempt was lost; backing off")
-    blocked = {key: until for key, until in _blocks(state, rules).items() if until > now}
-    free = [o for o in affordable if o.placement.offer.key not in blocked]
-    action = _climb(state, affordable, free, now, rules)
-    if action:
-        return action
-    until_free = (min(blocked.values()) - now).total_seconds()
+    option = _climb(view)
+    if option:
+        return Launch(option=option, why=_why(option, slack))
+    opens = [o.placement.offer.opens_at for o in view.affordable]
+    news = [at for at in (*blocks(view.state, rules).values(), *opens) if at is not None and at > view.now]
+    until_news = (min(news) - view.now).total_seconds() if news else rules.retry_seconds
     return Wait(
-        seconds=max(rules.poll_seconds, min(until_free, idle if idle > 0 else math.inf)),
-        why=f"none of {len(affordable)} places has capacity",
+        seconds=max(rules.poll_seconds, min(until_news, idle if idle > 0 else math.inf)),
+        why=f"none of {len(view.affordable)} places has capacity",
     )
 
 
-def _climb(
-    state: RunState, affordable: Sequence[Option], free: Sequence[Option], now: datetime, rules: Rules
-) -> Action | None:
-    """The best free option on the lowest rung of the ladder that the deadline still allows."""
-    slack = slack_seconds(state, affordable, now)
-    waits_for_spot = False
-    for rung in state.spec.mode:
-        candidates = sorted((o for o in free if o.capacity is rung), key=_rank)
-        if rung is Capacity.SPOT:
-            needed = changeover_seconds(rules) + max(_useful_seconds(o, rules) for o in affordable)
-            if candidates and slack >= needed:
-                return Launch(option=candidates[0], why=_why(candidates[0], slack))
-            waits_for_spot = slack >= needed and _worth_waiting(state, affordable, slack, now, rules)
-        elif candidates and not waits_for_spot:
-            return Launch(option=candidates[0], why=_why(candidates[0], slack))
-    return None
+def _climb(view: View) -> Option | None:
+    """The best free option on the lowest rung of the ladder that the deadline still allows.
+
+    Where that leaves none, any that is free, certain ones first: no machine does worse than every machine.
+    """
+    slack, rules, mode = view.slack_seconds, view.rules, view.spec.mode
+    needed = changeover_seconds(rules) + max(useful_seconds(o, rules) for o in view.affordable)
+    for rung in mode:
+        candidates = [o for o in view.free if o.capacity is rung and (slack >= needed or _is_in_time(view, o))]
+        if candidates:
+            return candidates[0]
+        if rung is Capacity.SPOT and slack >= needed and worth_waiting(view.state, view.affordable, slack, view.now):
+            return None
+    return min(view.free, key=lambda o: (view.spare_seconds(o) is None, mode.index(o.capacity)), default=None)
+
+
+def _is_in_time(view: View, option: Option) -> bool:
+    spare = view.spare_seconds(option)
+    return spare is not None and spare >= 0
 
 
 def _rank(option: Option) -> tuple[float, str]:
@@ -312,70 +355,11 @@ def _why(option: Option, slack: float) -> str:
     return f"{name} at ${option.placement.usd_per_hour:,.2f}/h{time}"
 
 
-def _worth_waiting(state: RunState, affordable: Sequence[Option], slack: float, now: datetime, rules: Rules) -> bool:
-    """Most outages are short: wait while the slack is large against the work left and the outage young.
-
-    The threshold S ≥ p·(0.08 + 0.12·(1 − e^−a))·√(d / 0.1 h) (p hours of work, a outage's age, d changeover) was
-    fitted on the 2022 AWS spot availability traces of Wu et al., "Can't Be Late", NSDI 2024.
-    """
-    spot = [o for o in affordable if o.capacity is Capacity.SPOT]
-    if not spot:
-        return False
-    steps = state.spec.workload.steps - state.committed_step
-    work_hours = min(o.step_seconds for o in spot) * steps / 3600
-    changeover_hours = max(min(o.setup_seconds for o in spot), 60.0) / 3600
-    since = min(_blocked_since(state, rules, now), default=now)
-    age_hours = (now - since).total_seconds() / 3600
-    threshold = work_hours * (0.08 + 0.12 * (1 - math.exp(-age_hours))) * math.sqrt(changeover_hours / 0.1)
-    return slack >= max(threshold * 3600, changeover_seconds(rules))
-
-
-def _useful_seconds(option: Option, rules: Rules) -> float:
-    """A start, one step, one save and the release: below that a launch only burns money and time."""
-    return option.setup_seconds + closing_seconds(rules, option.durable_seconds, option.step_seconds)
-
-
-def _least_usd(option: Option, rules: Rules) -> Decimal:
-    seconds = Decimal(str(_useful_seconds(option, rules)))
-    return option.placement.usd_per_hour * seconds / 3600 + option.egress_usd_per_read
-
-
-def _blocks(state: RunState, rules: Rules) -> dict[str, datetime]:
-    """Places that refused or were taken away lately, and when to ask again."""
-    blocks: dict[str, datetime] = {}
-    for attempt in state.attempts:
-        is_taken = attempt.outcome in ("preempted", "lost") and attempt.placement.offer.capacity is Capacity.SPOT
-        known = attempt.refused_at or (attempt.ended_at if is_taken else None)
-        if known:
-            quota = attempt.refused.startswith("quota")
-            seconds = (rules.quota_retry_seconds if quota else rules.retry_seconds) * _jitter(state, attempt.number)
-            blocks[attempt.placement.offer.key] = known + timedelta(seconds=seconds)
-    return blocks
-
-
-def _blocked_since(state: RunState, rules: Rules, now: datetime) -> list[datetime]:
-    """When each spot place that is blocked now was found without capacity."""
-    blocks = _blocks(state, rules)
-    return [
-        a.refused_at or a.ended_at or now
-        for a in state.attempts
-        if a.placement.offer.capacity is Capacity.SPOT
-        and blocks.get(a.placement.offer.key, now) > now
-        and (a.refused_at or a.ended_at)
-    ]
-
-
 def _backoff_seconds(state: RunState, now: datetime) -> float:
     """30 s, 1 min, 2 min … up to 15 min after attempts that were lost without a step."""
     fruitless = _fruitless(state)
     last = state.attempt
     if not fruitless or last is None or last.released_at is None:
         return 0.0
-    seconds = min(900.0, 30.0 * 2.0 ** (fruitless - 1)) * _jitter(state, last.number)
+    seconds = min(900.0, 30.0 * 2.0 ** (fruitless - 1)) * jitter(state, last.number)
     return seconds - (now - last.released_at).total_seconds()
-
-
-def _jitter(state: RunState, attempt: int) -> float:
-    """0.8 … 1.2, from the run's id: a hundred runs that lost one zone do not come back in the same second."""
-    digest = sha256(f"{state.run_id}-{attempt}".encode()).digest()
-    return 0.8 + 0.4 * float(digest[0]) / 255

@@ -1,32 +1,63 @@
 """From a list price to what an hour costs this user: list → discount → commitment.
 
-    list        what the price book says
+    list        what the price book says, or what the user says that a cluster's hour costs
     discount    the most specific of the user's own, never two of them
     commitment  reserved capacity: amortised = the committed price, marginal = 0, since the hour is paid for anyway
                 own machine: marginal = its electricity, where the user said what it draws
 
-`Terms` is `pricing.yaml`.
+`Terms` is `pricing.yaml`; what its inventory offers stands in `inventory`.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from datetime import date, datetime
+from collections.abc import Iterable
+from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import Annotated, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
-from launcher.core.gpus import GpuCatalog
+from launcher.core.doubts import doubt
 from launcher.core.offers import Capacity, Offer, Price, Refusal
-from launcher.core.spec import Model, Usd
-from launcher.errors import InputError, Problem
+from launcher.core.spec import Model, Seconds, Usd
 
 LOCAL = "local"  # provider of machines that the user owns
+CLUSTERS = ("slurm", "kubernetes")  # providers of pools that the user's inventory names
 
 PositiveUsd = Annotated[Usd, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]
+
+# EC2 begins to end a block's instances then: docs.aws.amazon.com/AWSEC2/latest/UserGuide/capacity-blocks-using.html,
+# read 2026-11-21
+_BLOCK_CLOSES_BEFORE = timedelta(minutes=30)
+
+
+def _instant(value: object) -> datetime:
+    try:
+        instant = value if isinstance(value, datetime) else datetime.fromisoformat(str(value))
+    except ValueError:
+        raise ValueError(f"{value!r} is no instant; write 2026-12-01T11:30Z") from None
+    if instant.tzinfo is None:
+        raise ValueError(f"{value!s} has no time zone; write {instant.isoformat()}Z for UTC")
+    return instant.astimezone(UTC)
+
+
+def _end(value: object) -> datetime:
+    """A day ends at the midnight behind it."""
+    try:
+        day = date.fromisoformat(str(value))
+    except ValueError:
+        return _instant(value)
+    return datetime.combine(day + timedelta(days=1), time.min, UTC)
+
+
+Instant = Annotated[
+    datetime, BeforeValidator(_instant), WithJsonSchema({"type": "string", "examples": ["2026-12-01T11:30Z"]})
+]
+End = Annotated[
+    datetime, BeforeValidator(_end), WithJsonSchema({"type": "string", "examples": ["2027-03-01", "2026-12-03T11:30Z"]})
+]
 
 
 class Discount(Model):
@@ -61,12 +92,16 @@ class Credit(Model):
 
 
 class Reserved(Model):
-    """Capacity that is paid for whether it is used or not."""
+    """Capacity at a cloud that is paid for whether it is used or not."""
 
-    id: str = Field(min_length=1, description="e.g. cr-0a1b")
+    id: str = Field(min_length=1, description="the cloud's own: cr-0a1b at AWS, the reservation's name at GCP")
     provider: str
+    kind: Literal["reservation", "capacity_block"] = Field(
+        default="reservation", description="capacity_block: AWS takes its machines back half an hour before the end"
+    )
+    project: str | None = Field(default=None, description="GCP: the project that owns the reservation")
     region: str
-    zone: str | None = None
+    zone: str | None = Field(default=None, description="a reservation has one; without it all of the region are tried")
     instance_type: str
     gpu: str | None = Field(default=None, description="only where the price book does not know the instance type")
     gpus: Count | None = Field(
@@ -74,7 +109,65 @@ class Reserved(Model):
     )
     count: Count = Field(description="instances")
     usd_per_hour: PositiveUsd = Field(description="committed price of one instance")
-    until: date = Field(description="last day of the reservation")
+    start: Instant | None = Field(default=None, description="when it begins; default: it has begun")
+    until: End = Field(description="its last day (UTC), or the instant at which it ends")
+
+    @model_validator(mode="after")
+    def _real(self) -> Reserved:
+        if (self.provider == "gcp") != (self.project is not None):
+            raise ValueError(f"{self.id}: project is wanted for provider gcp, and for no other")
+        if self.kind == "capacity_block" and self.provider != "aws":
+            raise ValueError(f"{self.id} is a capacity_block at {self.provider}; only aws has them")
+        if self.start is not None and self.start >= self.until:
+            raise ValueError(f"{self.id} ends before it starts")
+        return self
+
+    @property
+    def closes_at(self) -> datetime:
+        return self.until - (_BLOCK_CLOSES_BEFORE if self.kind == "capacity_block" else timedelta(0))
+
+
+class Pool(Model):
+    """Nodes of one kind in a cluster, under one tier of capacity."""
+
+    name: str = Field(min_length=1, description="Slurm: the partition. Kubernetes: a name for these nodes")
+    capacity: Capacity = Field(description="spot: jobs are preempted; reserved: paid for anyway; on_demand: neither")
+    gpu: str
+    gpus: Count = Field(description="GPUs in one node")
+    nodes: Count
+    usd_per_gpu_hour: PositiveUsd = Field(description="what an hour of one GPU costs, reserved or not")
+    preemptions_per_hour: float | None = Field(default=None, ge=0, description="of a fresh job; default: assumed")
+    notice: Seconds | None = Field(default=None, description="from the signal to the end of a preempted job")
+    cpus_per_gpu: float | None = Field(default=None, gt=0, description="that a job asks for; default: SkyPilot's")
+    memory_gb_per_gpu: float | None = Field(default=None, gt=0, description="that a job asks for; default: SkyPilot's")
+    time_limit: Seconds | None = Field(default=None, description="Slurm: the longest that a job may run, e.g. 24 h")
+    account: str | None = Field(default=None, description="Slurm: sbatch --account")
+    qos: str | None = Field(default=None, description="Slurm: sbatch --qos; one partition may be two pools by it")
+    labels: dict[str, str] = Field(default_factory=dict, description="Kubernetes: labels that choose the nodes")
+
+    @model_validator(mode="after")
+    def _preemptible(self) -> Pool:
+        given = [key for key in ("preemptions_per_hour", "notice") if getattr(self, key) is not None]
+        if given and self.capacity is not Capacity.SPOT:
+            raise ValueError(f"{self.name} is {self.capacity.value}; {' and '.join(given)} belong to spot")
+        return self
+
+
+class Cluster(Model):
+    """A cluster of the user's, reached through SkyPilot."""
+
+    name: str = Field(min_length=1, description="Slurm: the Host in ~/.slurm/config. Kubernetes: the context")
+    provider: Literal["slurm", "kubernetes"]
+    pools: list[Pool] = Field(min_length=1)
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Cluster:
+        _no_twins(f"cluster {self.name}", (f"{pool.name} {pool.capacity} {pool.gpu}" for pool in self.pools))
+        foreign = ("labels",) if self.provider == "slurm" else ("time_limit", "account", "qos")
+        for pool in self.pools:
+            if given := [key for key in foreign if getattr(pool, key)]:
+                raise ValueError(f"{pool.name}: {self.provider} knows no {' and no '.join(given)}")
+        return self
 
 
 class Own(Model):
@@ -128,6 +221,7 @@ class Terms(Model):
     credits: list[Credit] = Field(default_factory=list)
     reserved: list[Reserved] = Field(default_factory=list)
     own: list[Own] = Field(default_factory=list)
+    clusters: list[Cluster] = Field(default_factory=list, description="Slurm and Kubernetes")
     max_price_age_days: int = Field(default=540, gt=0, description="an older list price is refused")
     max_spot_above_on_demand_percent: Decimal = Field(
         default=Decimal("0.1"), ge=0, description="spot dearer than this above on-demand is taken for an error"
@@ -141,13 +235,14 @@ class Terms(Model):
     def _distinct(self) -> Terms:
         _no_twins("reserved", (reserved.id for reserved in self.reserved))
         _no_twins("own", (own.name for own in self.own))
+        _no_twins("clusters", (f"{cluster.provider} {cluster.name}" for cluster in self.clusters))
         _no_twins("discounts", (f"{d.provider} {d.family or '*'} {d.capacity or '*'}" for d in self.discounts))
         return self
 
 
 def price(offer: Offer, terms: Terms, *, now: datetime) -> Price | Refusal:
     """What an hour of one instance costs under `terms`, or why the offer's price is not believed."""
-    listed, problem = offer.list_usd_per_hour, _problem(offer, terms, now.date())
+    listed, problem = offer.list_usd_per_hour, _shut(offer, now) or _doubt(offer, terms, now.date())
     if listed is None or problem:
         return Refusal(offer=offer, reason=problem or "its price is unknown")
     if offer.capacity is Capacity.RESERVED:
@@ -161,67 +256,9 @@ def price(offer: Offer, terms: Terms, *, now: datetime) -> Price | Refusal:
         return _own_price(offer, listed, terms)
     discount = max((d for d in terms.discounts if d.covers(offer)), key=lambda d: d.specificity, default=None)
     net = listed if discount is None else listed * (100 - discount.percent) / 100
-    basis = f"list of {offer.as_of}" + (f" − {discount.percent.normalize():f} %" if discount else "")
+    stated = "pricing.yaml" if offer.provider in CLUSTERS else f"list of {offer.as_of}"
+    basis = stated + (f" − {discount.percent.normalize():f} %" if discount else "")
     return Price(list_usd_per_hour=listed, usd_per_hour=net, marginal_usd_per_hour=net, basis=basis)
-
-
-def reserved_offers(
-    terms: Terms, book_offers: Sequence[Offer], *, catalog: GpuCatalog, today: date
-) -> tuple[Offer, ...]:
-    """The user's reservations; GPUs and on-demand price come from the book where it knows the instance type.
-
-    Raises: InputError: a type that the book does not know has no `gpu` and `gpus`, or they contradict the book.
-    """
-    known = {(o.provider, o.instance_type): (o.gpu, o.count) for o in book_offers}
-    listed = {_place(o): o.list_usd_per_hour for o in book_offers if o.capacity is Capacity.ON_DEMAND}
-    machines = [_machine(r, known.get((r.provider, r.instance_type)), catalog) for r in terms.reserved]
-    problems = [machine for machine in machines if isinstance(machine, Problem)]
-    if problems:
-        raise InputError(problems)
-    return tuple(
-        Offer(
-            provider=reserved.provider,
-            region=reserved.region,
-            zone=reserved.zone,
-            instance_type=reserved.instance_type,
-            gpu=machine[0],
-            count=machine[1],
-            capacity=Capacity.RESERVED,
-            list_usd_per_hour=reserved.usd_per_hour,
-            as_of=today,
-            source="pricing.yaml",
-            on_demand_usd_per_hour=_on_demand(reserved, listed),
-            reservation=reserved.id,
-            available_count=reserved.count,
-            until=reserved.until,
-        )
-        for reserved, machine in zip(terms.reserved, machines, strict=True)
-        if not isinstance(machine, Problem)
-    )
-
-
-def own_offers(terms: Terms, *, catalog: GpuCatalog, today: date) -> tuple[Offer, ...]:
-    """The user's own machines, one instance of each. Raises: InputError: a GPU type is not known."""
-    names = [(own, catalog.canonical(own.gpu)) for own in terms.own]
-    problems = [_no_such_gpu(f"own {own.name}", own.gpu, catalog) for own, name in names if name is None]
-    if problems:
-        raise InputError(problems)
-    return tuple(
-        Offer(
-            provider=LOCAL,
-            region=own.name,
-            zone=None,
-            instance_type=own.name,
-            gpu=name or own.gpu,
-            count=own.gpus,
-            capacity=Capacity.ON_DEMAND,
-            list_usd_per_hour=own.total_usd_per_hour,
-            as_of=today,
-            source="pricing.yaml",
-            available_count=1,
-        )
-        for own, name in names
-    )
 
 
 def credit_usd(terms: Terms, provider: str, today: date) -> Decimal:
@@ -235,22 +272,21 @@ def cash(cost_usd: Decimal, credit_usd: Decimal) -> Decimal:
     return max(Decimal(0), cost_usd - credit_usd)
 
 
-def _problem(offer: Offer, terms: Terms, today: date) -> str | None:
-    listed, on_demand = offer.list_usd_per_hour, offer.on_demand_usd_per_hour
-    if listed is None:
-        return "its price is unknown"
-    if not listed.is_finite() or listed <= 0:
-        return f"its price is ${listed} an hour; nobody rents out for that"
-    if offer.until is not None and offer.until < today:
-        return f"the reservation ended on {offer.until}"
-    age_days = (today - offer.as_of).days
-    if age_days > terms.max_price_age_days:
-        return f"its price is of {offer.as_of}, {age_days} days old; at most {terms.max_price_age_days} (pricing.yaml)"
-    if offer.capacity is not Capacity.SPOT or on_demand is None:
-        return None
-    if listed > on_demand * (100 + terms.max_spot_above_on_demand_percent) / 100:
-        return f"spot at ${listed} is dearer than on-demand at ${on_demand}: one of the two is wrong"
+def _shut(offer: Offer, now: datetime) -> str | None:
+    if offer.opens_at is not None and now < offer.opens_at:
+        return f"it begins on {offer.opens_at:%Y-%m-%d %H:%M} UTC"
+    if offer.closes_at is not None and now >= offer.closes_at:
+        return f"it closed on {offer.closes_at:%Y-%m-%d %H:%M} UTC"
     return None
+
+
+def _doubt(offer: Offer, terms: Terms, today: date) -> str | None:
+    return doubt(
+        offer,
+        today=today,
+        max_age_days=terms.max_price_age_days,
+        max_spot_above_on_demand_percent=terms.max_spot_above_on_demand_percent,
+    )
 
 
 def _own_price(offer: Offer, listed: Decimal, terms: Terms) -> Price:
@@ -262,39 +298,6 @@ def _own_price(offer: Offer, listed: Decimal, terms: Terms) -> Price:
         marginal_usd_per_hour=listed if power is None else power,
         basis=f"own machine {offer.instance_type}" + ("" if power is None else f", ${power.normalize():f} of it power"),
     )
-
-
-def _machine(reserved: Reserved, known: tuple[str, int] | None, catalog: GpuCatalog) -> tuple[str, int] | Problem:
-    gpu = None if reserved.gpu is None else catalog.canonical(reserved.gpu)
-    if reserved.gpu is not None and gpu is None:
-        return _no_such_gpu(f"reserved {reserved.id}", reserved.gpu, catalog)
-    if known is None and (gpu is None or reserved.gpus is None):
-        message = f"reserved {reserved.id}: {reserved.provider} {reserved.instance_type} is not in the price book"
-        return Problem("L210", message, "pricing.yaml", "add gpu: and gpus: (GPUs in one instance)")
-    machine = known or (gpu or "", reserved.gpus or 0)
-    if (gpu or machine[0], reserved.gpus or machine[1]) != machine:
-        message = f"reserved {reserved.id}: {reserved.instance_type} has {machine[1]}×{machine[0]} in the price book"
-        return Problem("L211", message, "pricing.yaml", "leave out gpu: and gpus:")
-    return machine
-
-
-def _on_demand(reserved: Reserved, listed: dict[tuple[str, str, str | None, str], Decimal | None]) -> Decimal | None:
-    """In the reservation's zone, or the one price that its whole region has."""
-    place = (reserved.provider, reserved.region, reserved.zone, reserved.instance_type)
-    if place in listed:
-        return listed[place]
-    region = (reserved.provider, reserved.region, reserved.instance_type)
-    prices = {usd for (p, r, _, t), usd in listed.items() if (p, r, t) == region}
-    return prices.pop() if len(prices) == 1 else None
-
-
-def _place(offer: Offer) -> tuple[str, str, str | None, str]:
-    return offer.provider, offer.region, offer.zone, offer.instance_type
-
-
-def _no_such_gpu(what: str, name: str, catalog: GpuCatalog) -> Problem:
-    near = ", ".join(catalog.nearest(name))
-    return Problem("L212", f"{what}: no GPU type {name!r}", "pricing.yaml", f"known: {near}" if near else "")
 
 
 def _no_twins(key: str, names: Iterable[str]) -> None:

@@ -9,31 +9,18 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterable
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 
 from launcher.core.gravity import HOURS_PER_MONTH
+from launcher.core.hazards import AVAILABLE, FRESH_PREEMPTIONS_PER_HOUR, LIFE_HAZARD, RETURN_HAZARD, age_at
 from launcher.core.offers import Capacity
-from launcher.core.policy import Option
+from launcher.core.options import Option
+from launcher.core.traffic import Charge
 
-PARTS = ("steps", "lost", "restarts", "setup", "saves", "idle", "fallback", "storage", "egress")
+PARTS = ("steps", "lost", "restarts", "setup", "saves", "idle", "fallback", "storage", "egress", "requests")
 
-# Preemptions per hour of a spot machine by its own age in hours, and capacity returning per hour by the outage's age:
-# pooled from the AWS V100 availability traces of 2023-02 that Wu et al. published with "Can't Be Late" (NSDI 2024).
-LIFE_HAZARD = (
-    (0.2, 0.32),
-    (0.5, 0.25),
-    (1.0, 0.21),
-    (2.0, 0.15),
-    (4.0, 0.10),
-    (8.0, 0.08),
-    (16.0, 0.05),
-    (math.inf, 0.03),
-)
-RETURN_HAZARD = ((0.2, 1.36), (0.5, 1.42), (1.0, 0.63), (2.0, 0.42), (4.0, 0.32), (8.0, 0.26), (math.inf, 0.13))
-FRESH_PREEMPTIONS_PER_HOUR = LIFE_HAZARD[0][1]
-ELSEWHERE_AVAILABLE = 0.64  # mean availability of the nine zones of the same traces
 _MAX_PREEMPTIONS = 1000  # a run that is taken so often is not worth a closer look
 _NOTICE_MARGIN_SECONDS = 10.0  # from a notice until the trainer knows of it, and for its last word
 
@@ -55,6 +42,7 @@ class Outlook:
     checkpoint_gb: float
     kept: int
     storage_usd_per_gb_month: Decimal
+    moves: Mapping[tuple[str | None, str | None], Charge] = field(default_factory=dict)  # of a checkpoint, by homes
 
 
 @dataclass(slots=True)
@@ -75,6 +63,11 @@ class Future:
         self.usd[part] += hours * usd_per_hour
         self.hours += hours
 
+    def pay(self, charge: Charge, times: float = 1.0) -> None:
+        """Bytes that were moved; the time that it took is part of what was done meanwhile."""
+        self.usd["egress"] += times * float(charge.egress_usd)
+        self.usd["requests"] += times * float(charge.requests_usd)
+
 
 def roll(option: Option, outlook: Outlook, *, factor: float, seed: int) -> Future:
     """The future that begins at `option` with step times off by `factor`; the same values give the same future."""
@@ -83,7 +76,7 @@ def roll(option: Option, outlook: Outlook, *, factor: float, seed: int) -> Futur
     place = option
     while future.done < 1.0 and future.preemptions < _MAX_PREEMPTIONS:
         if _slack_hours(future, place, outlook, factor) < place.setup_seconds / 3600 + outlook.fallback_delay_hours:
-            _fall_back(future, outlook, factor)
+            _fall_back(future, place, outlook, factor)
         elif _attempt(future, place, outlook, factor, luck):
             place = _move(future, place, outlook, factor, luck)
     months = future.hours / HOURS_PER_MONTH
@@ -109,7 +102,7 @@ def _attempt(future: Future, place: Option, outlook: Outlook, factor: float, luc
     future.spend("lost", lost, price)
     future.spend("saves", worked * (per_work - 1.0) + (0.0 if is_taken else last_hours), price)
     future.spend("idle", outlook.idle_seconds / 3600, price)
-    future.usd["egress"] += _reads(outlook, share) * float(place.egress_usd_per_read)
+    _pay_traffic(future, place, outlook, share, saves=worked / interval_hours + (not is_taken))
     future.preemptions += is_taken
     future.done = future.done + share if is_taken else 1.0
     return is_taken
@@ -118,22 +111,41 @@ def _attempt(future: Future, place: Option, outlook: Outlook, factor: float, luc
 def _move(future: Future, place: Option, outlook: Outlook, factor: float, luck: random.Random) -> Option:
     """The cheapest other place that has capacity; where none has, a wait until the first of all has some again."""
     for other in outlook.elsewhere:
-        if other is not place and luck.random() < ELSEWHERE_AVAILABLE:
+        if other is not place and luck.random() < AVAILABLE:
+            _pay_move(future, place, other, outlook)
             return other
     patience = max(0.0, _slack_hours(future, place, outlook, factor) - outlook.fallback_delay_hours)
     mass = luck.expovariate(1.0) / (1 + len(outlook.elsewhere))
-    future.hours += min(_age_at(RETURN_HAZARD, mass), patience)  # the fallback starts before it would be too late
+    future.hours += min(age_at(RETURN_HAZARD, mass), patience)  # the fallback starts before it would be too late
     return place
 
 
-def _fall_back(future: Future, outlook: Outlook, factor: float) -> None:
+def _fall_back(future: Future, place: Option, outlook: Outlook, factor: float) -> None:
     fallback, rest = outlook.fallback, 1.0 - future.done
     assert fallback is not None
+    _pay_move(future, place, fallback, outlook)
     seconds = fallback.setup_seconds + outlook.steps * rest * fallback.step_seconds * factor + fallback.durable_seconds
     hours = (seconds + outlook.idle_seconds) / 3600
     future.spend("fallback", hours, float(fallback.placement.usd_per_hour))
-    future.usd["egress"] += _reads(outlook, rest) * float(fallback.egress_usd_per_read)
+    work_seconds = outlook.steps * rest * fallback.step_seconds * factor
+    _pay_traffic(future, fallback, outlook, rest, saves=work_seconds / outlook.interval_seconds + 1.0)
     future.done = 1.0
+
+
+def _pay_traffic(future: Future, place: Option, outlook: Outlook, share: float, *, saves: float) -> None:
+    """Of one machine that did `share` of the work: its reads, its saves, and the restore that it began with."""
+    reads = _reads(outlook, share)
+    future.usd["egress"] += reads * float(place.egress_usd_per_read)
+    future.usd["requests"] += reads * float(place.traffic.read.requests_usd)
+    future.pay(place.traffic.save, saves)
+    if future.done > 0:
+        future.pay(place.traffic.restore)
+
+
+def _pay_move(future: Future, place: Option, other: Option, outlook: Outlook) -> None:
+    move = outlook.moves.get((place.traffic.home, other.traffic.home))
+    if move is not None and future.done > 0:  # else there is no checkpoint yet
+        future.pay(move)
 
 
 def _slack_hours(future: Future, place: Option, outlook: Outlook, factor: float) -> float:
@@ -154,7 +166,7 @@ def _life_hours(place: Option, luck: random.Random) -> float:
     if place.preemptions_per_hour <= 0:
         return math.inf
     scale = place.preemptions_per_hour / FRESH_PREEMPTIONS_PER_HOUR
-    return _age_at(LIFE_HAZARD, luck.expovariate(1.0) / scale)
+    return age_at(LIFE_HAZARD, luck.expovariate(1.0) / scale)
 
 
 def _lost_hours(place: Option, interval_hours: float, step_hours: float, luck: random.Random) -> float:
@@ -166,14 +178,3 @@ def _lost_hours(place: Option, interval_hours: float, step_hours: float, luck: r
     since_save = luck.random() * interval_hours + being_written
     needed = step_hours * 3600 + place.durable_seconds + _NOTICE_MARGIN_SECONDS
     return 0.5 * step_hours if place.placement.offer.notice_seconds >= needed else since_save
-
-
-def _age_at(hazards: Iterable[tuple[float, float]], mass: float) -> float:
-    """The age at which the cumulated hazard reaches `mass`."""
-    age = 0.0
-    for until, hazard in hazards:
-        if mass <= (until - age) * hazard:
-            return age + mass / hazard
-        mass -= (until - age) * hazard
-        age = until
-    return age

@@ -7,7 +7,7 @@ from decimal import Decimal
 
 from launcher.core.gravity import Tariffs
 from launcher.core.offers import Offer
-from launcher.core.policy import Option
+from launcher.core.options import Option
 from launcher.core.pricing import LOCAL
 from launcher.core.spec import RunSpec
 from launcher.core.workload import Measured

@@ -17,7 +17,9 @@ from pydantic import (
     WithJsonSchema,
     model_validator,
 )
+from pydantic.json_schema import SkipJsonSchema
 
+from launcher.core.gravity import Found, store_of
 from launcher.core.offers import Capacity
 
 _UNITS = {"s": 1, "sec": 1, "m": 60, "min": 60, "h": 3600, "d": 86400}
@@ -144,20 +146,43 @@ class Data(Model):
     """Where the training data lies, and how much of it is read."""
 
     uri: str = Field(description="s3://…, gs://…, az://… or a path")
-    region: str | None = Field(default=None, description="provider/region of the bucket, e.g. aws/us-east-2")
-    size: Gigabytes | None = Field(default=None, description="e.g. 500 GB")
+    region: str | None = Field(
+        default=None, description="provider/region of the bucket, e.g. aws/us-east-2; default: the bucket is asked"
+    )
+    size: Gigabytes | None = Field(default=None, description="e.g. 500 GB; default: the bucket is listed")
     reads: float = Field(default=1.0, gt=0, description="how often it is read in whole: 1 if cached, else the epochs")
-    max_egress_usd: Usd | None = Field(default=None, description="refuse places whose egress costs more")
+    nat: list[str] = Field(
+        default_factory=list,
+        description="providers where machines reach buckets through a NAT gateway, which bills each GB; default: none",
+    )
+    max_egress_usd: Usd | None = Field(default=None, description="refuse places where the run's egress costs more")
+    found: SkipJsonSchema[Found | None] = Field(default=None, description="the bucket's own answer; filled in")
 
     @model_validator(mode="after")
     def _measurable(self) -> Data:
         """Moving an unknown amount from an unknown place has an unknown price."""
-        if "://" in self.uri and not self.uri.startswith("file:") and (self.region is None or self.size is None):
-            missing = " and ".join(name for name in ("region", "size") if getattr(self, name) is None)
+        is_far = "://" in self.uri and not self.uri.startswith("file:") and store_of(self.uri) is None
+        missing = " and ".join(name for name in ("region", "size") if getattr(self, name) is None)
+        if is_far and missing:
             raise ValueError(
-                f"{missing} missing: without it the egress has no price; e.g. region: aws/us-east-2, size: 500 GB"
+                f"{missing} missing: nobody here can ask {self.uri.partition('://')[0]}:// for it, and without it the "
+                "egress has no price; e.g. region: aws/us-east-2, size: 500 GB"
             )
         return self
+
+    @property
+    def source(self) -> str | None:
+        """`provider/region`, as declared or as the bucket said."""
+        return self.region or (self.found.region if self.found else None)
+
+    @property
+    def gb(self) -> float | None:
+        return self.size if self.size is not None else (self.found.gb if self.found else None)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether `gb` is all of it, and not what a listing had found when its time was up."""
+        return self.size is not None or self.found is None or self.found.is_complete
 
 
 class KeepBest(Model):
@@ -175,6 +200,17 @@ class Checkpoint(Model):
     uri: str | None = Field(
         default=None,
         description="folder under which run folders are made, from this file's folder; default: the state folder",
+    )
+    region: str | None = Field(
+        default=None, description="provider/region of the bucket of `uri`; default: the bucket is asked"
+    )
+    buckets: dict[str, str] = Field(
+        default_factory=dict,
+        description="folders beside the GPUs instead, by provider/region or provider, e.g. "
+        "{aws/us-east-1: s3://ckpts-use1/runs, gcp: gs://ckpts/runs}; a move takes the newest checkpoint along",
+    )
+    regions: SkipJsonSchema[dict[str, str]] = Field(
+        default_factory=dict, description="what each bucket said of its region; filled in"
     )
     every_steps: EverySteps = Field(default="auto", description="a number of steps, or auto")
     keep: int = Field(
@@ -198,12 +234,22 @@ class Checkpoint(Model):
     size: Gigabytes | None = Field(default=None, description="of one checkpoint; about 14 bytes a parameter with Adam")
     save_seconds: Seconds | None = Field(default=None, description="of training that one save costs")
 
+    @model_validator(mode="after")
+    def _buckets_are_buckets(self) -> Checkpoint:
+        for place, uri in self.buckets.items():
+            if "://" not in uri:
+                raise ValueError(f"buckets: {place} is {uri!r}; write a bucket, e.g. s3://ckpts/runs")
+        return self
+
 
 class Cost(Model):
     """Limits of money."""
 
     cap: Usd | None = Field(
         default=None, description="the run is saved and stopped before it spends more, e.g. 1200 USD"
+    )
+    max_egress_usd: Usd | None = Field(
+        default=None, description="refuse places where the run's egress costs more, with or without `data`"
     )
 
 
@@ -251,6 +297,21 @@ class RunSpec(Model):
     cost: Cost = Cost()
     tags: dict[str, str] = Field(default_factory=dict, description="team: nlp, …")
     market: Market | None = None
+
+    def accepting_egress(self, usd: Decimal) -> RunSpec:
+        """With that much egress agreed to, whatever was written before."""
+        data = self.data and self.data.model_copy(update={"max_egress_usd": None})
+        cost = self.cost.model_copy(update={"max_egress_usd": usd})
+        return self.model_copy(update={"data": data, "cost": cost})
+
+    @property
+    def egress_limit(self) -> tuple[str, Decimal] | None:
+        """The lowest of those that are set, and its name."""
+        limits = {"cost.max_egress_usd": self.cost.max_egress_usd}
+        if self.data:
+            limits["data.max_egress_usd"] = self.data.max_egress_usd
+        given = [(name, usd) for name, usd in limits.items() if usd is not None]
+        return min(given, key=lambda limit: limit[1], default=None)
 
     @model_validator(mode="before")
     @classmethod

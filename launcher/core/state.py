@@ -7,26 +7,18 @@ Billing runs until an attempt is released or its machine was gone, not until its
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 
+from launcher.core.attempt import Attempt, AttemptEvent, after
 from launcher.core.events import (
-    AttemptEnded,
-    AttemptOutcome,
-    AttemptRefused,
-    AttemptReleased,
     AttemptRequested,
-    AttemptStarted,
     CheckpointCommitted,
-    EndCause,
-    EndRequested,
+    CheckpointReplicated,
     Entry,
     Event,
-    NoticeReceived,
-    PriceChanged,
-    ProgressReported,
     RunFinished,
     RunOutcome,
     RunReopened,
@@ -34,63 +26,27 @@ from launcher.core.events import (
     StopRequested,
     TrainingResumed,
 )
-from launcher.core.offers import Placement
 from launcher.core.spec import RunSpec
 
+__all__ = [
+    "Attempt",
+    "Checkpoint",
+    "RunState",
+    "attempt_of",
+    "billed",
+    "burn_usd_per_hour",
+    "egress_usd",
+    "fold",
+    "hours",
+    "job_name",
+    "machine_usd",
+    "run_uri_of",
+    "spent_usd",
+    "storage_usd",
+    "stored_gb",
+]
+
 _US_PER_HOUR = Decimal(3_600_000_000)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Attempt:
-    """One machine's life, from the intent to its release."""
-
-    number: int
-    placement: Placement
-    why: str
-    requested_at: datetime
-    egress_usd_per_read: Decimal = Decimal(0)
-    refused_at: datetime | None = None
-    refused: str = ""
-    started_at: datetime | None = None
-    prices: tuple[tuple[datetime, Decimal], ...] = ()  # (since, USD per hour of all nodes)
-    training_at: datetime | None = None
-    first_step: int = 0
-    resumed_from: str | None = None
-    step: int = 0  # as far as is known
-    heard_at: datetime | None = None
-    noticed_at: datetime | None = None
-    committed_step: int | None = None
-    local_step: int | None = None  # committed on the machine's own disk
-    save_seconds: float = 0.0  # of training that all saves together cost
-    num_saves: int = 0
-    durable_seconds: float = 0.0  # until they were committed, of those that say so
-    num_durable: int = 0
-    segment: int = 0  # journal read up to here
-    end_requested_at: datetime | None = None
-    end_cause: EndCause | None = None
-    ended_at: datetime | None = None
-    outcome: AttemptOutcome | None = None
-    detail: str = ""
-    step_seconds: float | None = None
-    metrics: Mapping[str, float] = field(default_factory=dict)
-    gone_at: datetime | None = None
-    released_at: datetime | None = None
-
-    @property
-    def is_open(self) -> bool:
-        """A machine is, or may be, billed."""
-        return self.refused_at is None and self.released_at is None
-
-    @property
-    def is_live(self) -> bool:
-        """Granted or asked for, and not judged yet."""
-        return self.is_open and self.ended_at is None
-
-    @property
-    def billed_until(self) -> datetime | None:
-        """When the bill ended; `None` while it runs."""
-        ends = [at for at in (self.gone_at, self.released_at) if at is not None]
-        return min(ends) if ends else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,6 +59,7 @@ class Checkpoint:
     at: datetime
     stored_bytes: int | None = None  # of all that are kept; None: an older trainer does not count them
     kept: int | None = None
+    run_uris: tuple[str, ...] = ()  # of the run folders that have it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -197,15 +154,20 @@ def billed(attempt: Attempt, now: datetime) -> Iterator[tuple[datetime, datetime
 
 
 def egress_usd(state: RunState, attempt: Attempt) -> Decimal:
-    """Data read from elsewhere: once per machine if cached there, else by the share of the work done."""
+    """Data read from elsewhere, once per machine if cached there, else by the share of the work done; checkpoints."""
     if attempt.started_at is None or not attempt.egress_usd_per_read:
-        return Decimal(0)
+        return attempt.carried_usd
     spec = state.spec
     reads = Decimal(str(spec.data.reads)) if spec.data else Decimal(1)
     if reads <= 1:
-        return attempt.egress_usd_per_read * reads
+        return attempt.carried_usd + attempt.egress_usd_per_read * reads
     share = Decimal(max(0, attempt.step - attempt.first_step)) / Decimal(spec.workload.steps)
-    return attempt.egress_usd_per_read * reads * share
+    return attempt.carried_usd + attempt.egress_usd_per_read * reads * share
+
+
+def run_uri_of(state: RunState, number: int) -> str:
+    """The run folder of an attempt."""
+    return state.attempts[number - 1].run_uri or state.submitted.run_uri
 
 
 def storage_usd(state: RunState, now: datetime) -> Decimal:
@@ -280,20 +242,28 @@ def _changed(state: RunState, event: Event, at: datetime) -> RunState:  # one ca
                 why=event.why,
                 requested_at=at,
                 egress_usd_per_read=event.egress_usd_per_read,
+                run_uri=event.run_uri,
+                save_usd_per_gb=event.save_usd_per_gb,
+                restore_usd_per_gb=event.restore_usd_per_gb,
+                move_usd_per_gb=event.move_usd_per_gb,
             )
             return replace(state, attempts=(*state.attempts, new))
         case RunFinished():
             return replace(state, outcome=event.outcome, finished_at=at, detail=event.detail)
         case CheckpointCommitted():
             return _with_attempt(state if event.local_only else _stored(state, event, at), event, at)
+        case CheckpointReplicated():
+            return _with_attempt(_replicated(state, event), event, at)
         case TrainingResumed():
-            return _with_attempt(_fallen_back(state, event), event, at)
+            return _restored(_with_attempt(_fallen_back(state, event), event, at), event)
         case _:
             return _with_attempt(state, event, at)
 
 
 def _stored(state: RunState, event: CheckpointCommitted, at: datetime) -> RunState:
-    newest, before = Checkpoint(step=event.step, name=event.name, bytes=event.bytes, at=at), state.checkpoint
+    where = (run_uri_of(state, event.attempt),) if event.attempt <= len(state.attempts) else ()
+    newest = Checkpoint(step=event.step, name=event.name, bytes=event.bytes, at=at, run_uris=where)
+    before = state.checkpoint
     if event.stored_bytes is None and before and before.stored_bytes is not None and before.kept is not None:
         # a save in the last seconds leaves the older ones alone
         added = event.bytes if event.written_bytes is None else event.written_bytes
@@ -303,93 +273,34 @@ def _stored(state: RunState, event: CheckpointCommitted, at: datetime) -> RunSta
     return replace(state, checkpoint=newest, stored_since=state.stored_since or at)
 
 
+def _restored(state: RunState, event: TrainingResumed) -> RunState:
+    newest, index = state.checkpoint, event.attempt - 1
+    if newest is None or event.resumed_from is None:
+        return state
+    attempt = replace(state.attempts[index], restored_bytes=newest.bytes)
+    return replace(state, attempts=(*state.attempts[:index], attempt, *state.attempts[index + 1 :]))
+
+
+def _replicated(state: RunState, event: CheckpointReplicated) -> RunState:
+    newest = state.checkpoint
+    if newest is None or newest.name != event.name:  # the newest is damaged: the trainer will say what it went on from
+        return state
+    return replace(state, checkpoint=replace(newest, run_uris=(*newest.run_uris, run_uri_of(state, event.attempt))))
+
+
 def _fallen_back(state: RunState, event: TrainingResumed) -> RunState:
     """Damage may have cost the newest checkpoint: the trainer's word of where it stands counts."""
     if state.checkpoint is None or event.step >= state.checkpoint.step:
         return state
-    older = replace(state.checkpoint, step=event.step, name=event.resumed_from or "")
+    where = (run_uri_of(state, event.attempt),)
+    older = replace(state.checkpoint, step=event.step, name=event.resumed_from or "", run_uris=where)
     return replace(state, checkpoint=older if event.resumed_from else None)
 
 
-MachineEvent = AttemptRefused | AttemptStarted | PriceChanged | EndRequested | AttemptEnded | AttemptReleased
-TrainerEvent = TrainingResumed | NoticeReceived | CheckpointCommitted | ProgressReported
-
-
-def _with_attempt(state: RunState, event: MachineEvent | TrainerEvent, at: datetime) -> RunState:
+def _with_attempt(state: RunState, event: AttemptEvent, at: datetime) -> RunState:
     index = event.attempt - 1
     if not 0 <= index < len(state.attempts):
         raise ValueError(f"run {state.run_id}: {event.kind} of attempt {event.attempt}, which was never requested")
     attempt = state.attempts[index]
-    changed = _trained(attempt, event, at) if isinstance(event, TrainerEvent) else _handled(attempt, event, at)
+    changed = after(attempt, event, at)
     return replace(state, attempts=(*state.attempts[:index], changed, *state.attempts[index + 1 :]))
-
-
-def _handled(attempt: Attempt, event: MachineEvent, at: datetime) -> Attempt:
-    match event:
-        case AttemptRefused():
-            return replace(attempt, refused_at=at, refused=f"{event.reason}: {event.detail}")
-        case AttemptStarted():
-            first = (event.started_at, attempt.placement.usd_per_hour)
-            return replace(attempt, started_at=event.started_at, prices=(first,))
-        case PriceChanged():
-            next_price = (at, event.placement.usd_per_hour)
-            return replace(attempt, placement=event.placement, prices=(*attempt.prices, next_price))
-        case EndRequested():
-            return replace(attempt, end_requested_at=attempt.end_requested_at or at, end_cause=event.cause)
-        case AttemptEnded():
-            return replace(
-                attempt,
-                ended_at=at,
-                outcome=event.outcome,
-                detail=event.detail,
-                gone_at=event.gone_at,
-                end_cause=attempt.end_cause or event.cause,
-                step=attempt.step if event.step is None else max(attempt.step, event.step),
-                step_seconds=event.step_seconds or attempt.step_seconds,
-                metrics=event.metrics or attempt.metrics,
-            )
-        case AttemptReleased():
-            return replace(attempt, released_at=at)
-
-
-def _trained(attempt: Attempt, event: TrainerEvent, at: datetime) -> Attempt:
-    match event:
-        case TrainingResumed():
-            return replace(
-                attempt,
-                training_at=at,
-                heard_at=at,
-                first_step=event.step,
-                step=event.step,
-                resumed_from=event.resumed_from,
-            )
-        case NoticeReceived():
-            return replace(attempt, noticed_at=at)
-        case CheckpointCommitted():
-            saved, step = _saved(attempt, event), max(attempt.step, event.step)
-            return replace(saved, step=step, heard_at=at, segment=event.segment)
-        case ProgressReported():
-            return replace(
-                attempt,
-                step=max(attempt.step, event.step),
-                heard_at=at,
-                segment=event.segment,
-                step_seconds=event.step_seconds or attempt.step_seconds,
-                metrics=event.metrics or attempt.metrics,
-            )
-
-
-def _saved(attempt: Attempt, event: CheckpointCommitted) -> Attempt:
-    """A step that the local disk had before is not a second save: only its commit is news."""
-    is_new = event.local_only or attempt.local_step is None or event.step > attempt.local_step
-    lost = event.seconds if event.lost_seconds is None else event.lost_seconds
-    durable = None if event.local_only else event.durable_seconds
-    return replace(
-        attempt,
-        local_step=event.step if event.local_only else attempt.local_step,
-        committed_step=attempt.committed_step if event.local_only else event.step,
-        save_seconds=attempt.save_seconds + is_new * lost,
-        num_saves=attempt.num_saves + is_new,
-        durable_seconds=attempt.durable_seconds + (durable or 0.0),
-        num_durable=attempt.num_durable + (durable is not None),
-    )

@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from statistics import median, stdev
 
 from launcher.core.gpus import GpuCatalog, Ratio
-from launcher.core.spec import ModelSize, Workload
+from launcher.core.spec import ModelSize, RunSpec, Workload
 from launcher.core.unknown import Unknown
 
 # Machine to machine, same GPU type: coefficient of variation 0.004 to 0.02, one workload 0.04
@@ -38,6 +38,7 @@ FLOPS_FACTOR80 = 3.0
 # Student's t, 90 % quantile, for 1, 2, 3 … degrees of freedom; the normal 1.28 from 10 on is 7 % too narrow at worst.
 _T90 = (3.078, 1.886, 1.638, 1.533, 1.476, 1.440, 1.415, 1.397, 1.383)
 _Z90 = 1.282
+SETUP_SECONDS = 300.0  # machine, image, environment; a SkyPilot launch took 60 to 95 s without installing anything
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +109,15 @@ def step_time(
     if workload.model is not None:
         return _from_flops(name, num_gpus, workload.model, catalog)
     return Unknown("unknown: give one number (workload.step_seconds) or run a probe")
+
+
+def setup_seconds(spec: RunSpec, measured: Measured) -> tuple[float, str]:
+    """From a granted machine to the first step, and where the number comes from."""
+    if measured.setup_seconds is not None:
+        return measured.setup_seconds, f"measured in {measured.num_runs} earlier runs"
+    if spec.workload.setup_seconds is not None:
+        return spec.workload.setup_seconds, "declared"
+    return SETUP_SECONDS, "assumed"
 
 
 def _runs(history: Iterable[History], catalog: GpuCatalog) -> Iterator[_Anchor]:

@@ -17,6 +17,7 @@ from launcher.core.events import (
     AttemptRequested,
     AttemptStarted,
     CheckpointCommitted,
+    CheckpointReplicated,
     EndRequested,
     Entry,
     NoticeReceived,
@@ -50,6 +51,10 @@ def sentence(entry: Entry, state: RunState, money: Money) -> str | None:
             offer = event.placement.offer
             kind = offer.capacity.value.replace("_", "-")
             return f"attempt {event.attempt}: {offer.where} {offer.count}×{offer.gpu} {kind} — {event.why}"
+        case CheckpointReplicated():
+            usd = state.attempts[event.attempt - 1].move_usd_per_gb * event.bytes / 10**9
+            price = f"{event.bytes / 1e9:,.1f} GB for {money.exact(usd)}{label}"
+            return f"attempt {event.attempt}: {event.name} is beside the GPU now, {price}"
         case AttemptRefused():
             return f"attempt {event.attempt}: refused, {event.reason.replace('_', ' ')} ({event.detail})"
         case AttemptStarted():

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from decimal import Decimal
 from typing import Any
 
@@ -14,6 +15,7 @@ from launcher.core.offers import Offer
 from launcher.core.planner import Plan
 from launcher.core.pricing import Terms, cash, credit_usd
 from launcher.core.rollout import PARTS
+from launcher.core.traffic import size
 from launcher.render.tables import Column, Row, table
 from launcher.render.words import Money, clock_time, rough_span, simulated, span
 
@@ -38,6 +40,21 @@ def show_plan(console: Console, plan: Plan, chosen: Estimate, terms: Terms, mone
     if all_offers:
         show_details(console, chosen)
     _refusals(console, plan, all_offers=all_offers)
+
+
+@contextmanager
+def listing(console: Console) -> Iterator[Callable[[str, float, int], None]]:
+    """A line that says how far the listing of a bucket is; nothing is shown where none is listed."""
+    status = console.status("")
+
+    def progress(uri: str, gb: float, num_objects: int) -> None:
+        status.update(f"listing {uri}: {size(gb)} in {num_objects:,} objects")
+        status.start()
+
+    try:
+        yield progress
+    finally:
+        status.stop()
 
 
 def show_details(console: Console, chosen: Estimate) -> None:
@@ -127,6 +144,11 @@ def _sentences(plan: Plan, chosen: Estimate, terms: Terms, money: Money) -> Iter
     offer = chosen.placement.offer
     if offer.capacity.value == "spot":
         yield f"Spot risk  {chosen.preemptions:.1f} preemptions, {_assumed(chosen, 'save')}"
+    if plan.spec.data is not None and plan.spec.data.gb is not None:
+        whole = "" if plan.spec.data.is_whole else "; its listing was not finished, data.size would say how much it is"
+        yield f"Data  {_assumed(chosen, 'data')}, {_assumed(chosen, 'egress')}{whole}"
+    if plan.spec.checkpoint.buckets and chosen.option.traffic.home:
+        yield f"Checkpoints  beside the GPUs, in {chosen.option.traffic.home}"
     on_demand = chosen.placement.on_demand_usd_per_hour
     if on_demand and on_demand > chosen.placement.usd_per_hour:
         saving = 1 - chosen.placement.usd_per_hour / on_demand

@@ -73,3 +73,13 @@ def test_a_wrong_variable_is_named(home: Path) -> None:
 
 def test_variables_of_a_run_are_no_settings(home: Path) -> None:
     load_settings({"LAUNCH_RUN_ID": "x", "LAUNCH_PROTOCOL": "1"}, folder=home)
+
+
+def test_feeds_are_named_in_a_file_or_with_commas_in_a_variable(home: Path) -> None:
+    write(home / "project/launch.toml", "feeds = ['aws', 'azure']\n")
+
+    assert load_settings({}, folder=home).settings.feeds == ()
+    assert load_settings({}, folder=home / "project").settings.feeds == ("aws", "azure")
+    assert load_settings({"LAUNCH_FEEDS": "gcp, aws"}, folder=home / "project").settings.feeds == ("gcp", "aws")
+    with pytest.raises(InputError, match="feeds"):
+        load_settings({"LAUNCH_FEEDS": "oracle"}, folder=home)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter, defaultdict
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import product
 from statistics import median
 
 import pytest
@@ -185,3 +186,25 @@ def test_every_provider_of_spot_on_a_large_cloud_has_an_egress_tariff() -> None:
 
     assert {"aws", "gcp", "azure", "oci", "lambda", "nebius", "runpod", "cloudflare-r2"} <= tariffs.internet.keys()
     assert "vast" not in tariffs.internet  # each host sets its own
+
+
+def test_every_region_that_gcp_and_azure_offer_is_on_a_continent_with_prices_to_all_others(
+    offers: tuple[Offer, ...],
+) -> None:
+    tariffs = load_tariffs()
+
+    for provider in ("gcp", "azure"):
+        known = tariffs.continents[provider]
+        regions = {offer.region for offer in offers if offer.provider == provider}
+        assert {region for region in regions if known.of(region) is None} == set()
+        everywhere = set(known.begins.values())
+        assert {pair for pair in product(everywhere, everywhere) if not known.price(*pair)} == set()
+
+
+def test_the_three_large_stores_have_prices_of_requests_and_two_clouds_of_a_nat_gateway() -> None:
+    tariffs = load_tariffs()
+
+    assert {"aws", "gcp", "azure", "cloudflare-r2"} <= tariffs.requests.keys()
+    assert all(one.put_usd >= one.get_usd >= 0 for one in tariffs.requests.values())
+    assert set(tariffs.nat) == {"aws", "gcp"}
+    assert set(tariffs.inter_zone) == {"aws", "gcp", "azure", "oci"}

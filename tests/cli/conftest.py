@@ -27,7 +27,9 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     for variable in ("XDG_STATE_HOME", "XDG_CONFIG_HOME", "XDG_CONFIG_DIRS"):
         monkeypatch.setenv(variable, str(tmp_path / variable))
     monkeypatch.delenv("LAUNCH_LEDGER", raising=False)
+    monkeypatch.setenv("LAUNCH_CATALOGS", str(tmp_path / "catalogs"))  # not those of whoever runs the tests
     monkeypatch.setenv("COLUMNS", "160")
+    monkeypatch.setattr("launcher.wiring.Wiring.has_skypilot", False)  # nor does a test reach a cloud of theirs
     here = tmp_path / "here"
     here.mkdir()
     monkeypatch.chdir(here)

@@ -104,10 +104,11 @@ def test_yes_serves_only_small_amounts(launch: Launch, own: Path) -> None:
     assert "--yes serves below $25.00" in done.err
 
 
-def test_a_plan_that_names_a_cloud_is_not_sold_as_runnable(launch: Launch) -> None:
+def test_a_plan_that_names_a_cloud_is_not_sold_as_runnable_without_skypilot(launch: Launch) -> None:
     done = launch(H100, "--approve", "10000")
 
     assert done.code == 7
+    assert 'pip install "spotlaunch[sky]"' in done.err
     assert "--simulate" in done.err
 
 
@@ -187,3 +188,38 @@ def test_a_narrow_terminal_loses_columns_and_never_money(
 
     assert all(len(line.rstrip()) <= columns for line in table)
     assert all(re.search(r"\$\d+ +\$\d+ – \$\d+", line) for line in table), table
+
+
+FAR = """\
+name: digits
+run: echo trained
+gpus: {H100: 8}
+providers: [gcp]
+mode: [on_demand]
+workload: {steps: 100, step_seconds: {H100: 10}}
+data: {uri: "s3://b/tokens", region: aws/us-east-2, size: 5 TB}
+"""
+
+
+def test_much_egress_wants_a_consent_of_its_own(launch: Launch, folder: Path) -> None:
+    (folder / "train.yaml").write_text(FAR)
+
+    shown = launch("plan", "train.yaml")
+    refused = launch("train.yaml", "--approve", "10000")
+    too_little = launch("plan", "train.yaml", "--accept-egress", "$100")
+    accepted = launch("plan", "train.yaml", "--accept-egress", "$500", "-o", "json")
+
+    assert "Data  5 TB at aws/us-east-2, read once (declared), $441.00 a read (aws to another provider" in shown.out
+    assert refused.code == 3
+    assert "$441.00 of it is egress: --accept-egress 441" in refused.err
+    assert launch("status").out.startswith("no runs yet")
+    assert too_little.code == 7
+    assert "above cost.max_egress_usd $100.00" in too_little.err
+    parts = json.loads(accepted.out)["ranked"][0]["parts"]
+    assert (parts["egress"], float(parts["requests"]) > 0) == ("441.00", True)
+
+
+def test_an_amount_that_is_none_names_its_flag(launch: Launch, folder: Path) -> None:
+    (folder / "train.yaml").write_text(FAR)
+
+    assert "--accept-egress: 'much' is not an amount" in launch("plan", "train.yaml", "--accept-egress", "much").err

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 import threading
 from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
 from pathlib import Path
+from subprocess import PIPE
 from typing import get_args
 
 import pytest
 
+from launcher.adapters.object_ledger import ObjectLedger, is_object_store
 from launcher.adapters.sql_ledger import SqlLedger
 from launcher.core.events import (
     AttemptEnded,
@@ -19,6 +23,7 @@ from launcher.core.events import (
     AttemptRequested,
     AttemptStarted,
     CheckpointCommitted,
+    CheckpointReplicated,
     EndRequested,
     Event,
     NoticeReceived,
@@ -35,15 +40,43 @@ from tests.builders import RUN, T0, a_placement, a_submit, after
 from tests.sim import MemoryLedger
 
 OTHER = "digits-20260105-cd34"
+SYSTEM = pytest.mark.system
 
 
-@pytest.fixture(params=["memory", "sqlite"])
-def reopen(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[], Ledger]:
+STORED = ["sqlite", "folder", pytest.param("s3", marks=SYSTEM), pytest.param("postgres", marks=SYSTEM)]
+"""Ledgers that processes share; each is opened by its URL."""
+
+
+def url_of(kind: str, request: pytest.FixtureRequest) -> str:
+    """Of a ledger that nobody has opened yet."""
+    tmp_path: Path = request.getfixturevalue("tmp_path")
+    match kind:
+        case "sqlite":
+            return f"sqlite:///{tmp_path / 'new' / 'ledger.db'}"
+        case "folder":
+            return f"file://{tmp_path / 'new' / 'ledger'}"
+        case server:
+            found: str = request.getfixturevalue(server)
+            return found
+
+
+def opened(url: str) -> Ledger:
+    return ObjectLedger(url) if is_object_store(url) else SqlLedger(url)
+
+
+@pytest.fixture(params=STORED)
+def url(request: pytest.FixtureRequest) -> str:
+    return url_of(request.param, request)
+
+
+@pytest.fixture(params=["memory", *STORED])
+def reopen(request: pytest.FixtureRequest) -> Callable[[], Ledger]:
     """Open the one ledger of the test, as each process of a team does for itself."""
     if request.param == "memory":
         ledger = MemoryLedger()
         return lambda: ledger
-    return lambda: SqlLedger(f"sqlite:///{tmp_path / 'new' / 'ledger.db'}")
+    url = url_of(request.param, request)
+    return lambda: opened(url)
 
 
 @pytest.fixture
@@ -76,6 +109,7 @@ def test_reading_begins_behind_the_entry_that_is_named(ledger: Ledger) -> None:
 EVERY_KIND: list[Event] = [
     a_submit(storage_usd_per_gb_hour=Decimal("0.0000315")),
     AttemptRequested(attempt=1, placement=a_placement(), why="cheapest", egress_usd_per_read=Decimal("0.10")),
+    CheckpointReplicated(attempt=1, name="step-7-a1", bytes=10**12, usd=Decimal("0.0000004")),
     AttemptRefused(attempt=1, reason="no_capacity", detail="none"),
     AttemptStarted(attempt=2, started_at=after(0.000001)),
     TrainingResumed(attempt=2, step=7, resumed_from="step-7-a1", lost_steps=3),
@@ -149,14 +183,13 @@ def test_runs_are_numbered_apart_and_listed_oldest_first(ledger: Ledger) -> None
     assert [entry.run_id for entry in ledger.read(RUN)] == [RUN]
 
 
-def test_of_writers_that_race_for_one_place_exactly_one_wins(tmp_path: Path) -> None:
-    """In a database: the ledger in memory has one process and one thread."""
-    url = f"sqlite:///{tmp_path / 'ledger.db'}"
-    SqlLedger(url).append(RUN, [a_submit()], after_seq=0, at=T0)
+def test_of_writers_that_race_for_one_place_exactly_one_wins(url: str) -> None:
+    """Not in memory: that ledger has one process and one thread."""
+    opened(url).append(RUN, [a_submit()], after_seq=0, at=T0)
     start, won, lost = threading.Barrier(6), [], []
 
     def race(name: str) -> None:
-        ledger = SqlLedger(url)
+        ledger = opened(url)
         ledger.read(RUN)
         start.wait()
         try:
@@ -172,4 +205,45 @@ def test_of_writers_that_race_for_one_place_exactly_one_wins(tmp_path: Path) -> 
         thread.join()
 
     assert (len(won), len(lost)) == (1, 5)
-    assert [getattr(entry.event, "by", "") for entry in SqlLedger(url).read(RUN)[1:]] == [won[0], won[0]]
+    assert [getattr(entry.event, "by", "") for entry in opened(url).read(RUN)[1:]] == [won[0], won[0]]
+
+
+RIVAL = """
+import sys
+from launcher.core.events import StopRequested
+from launcher.errors import LedgerConflict
+from tests.builders import RUN, T0
+from tests.contracts.test_ledger import opened
+
+url, name = sys.argv[1:]
+ledger, won = opened(url), 0
+print("ready", flush=True)
+sys.stdin.readline()
+while won < 10:
+    seen = len(ledger.read(RUN))
+    try:
+        ledger.append(RUN, [StopRequested(by=name), StopRequested(by=name, reason=str(won))], after_seq=seen, at=T0)
+        won += 1
+    except LedgerConflict:
+        pass
+"""
+
+
+@pytest.mark.system
+def test_rival_processes_that_open_a_new_ledger_at_once_lose_and_mix_nothing(url: str) -> None:
+    names = ["ada", "bob", "eve"]
+    command = [sys.executable, "-c", RIVAL, url]
+    rivals = [subprocess.Popen([*command, name], stdin=PIPE, stdout=PIPE, text=True) for name in names]
+    for rival in rivals:
+        assert rival.stdout is not None
+        assert rival.stdout.readline() == "ready\n"
+
+    for rival in rivals:
+        rival.communicate("go\n")
+
+    assert [rival.returncode for rival in rivals] == [0, 0, 0]
+    events = [(entry.seq, getattr(entry.event, "by", ""), entry.event) for entry in opened(url).read(RUN)]
+    assert [seq for seq, _, _ in events] == list(range(1, 61))
+    assert [first[1] for first in events[::2]] == [second[1] for second in events[1::2]]  # each append in one piece
+    reasons = {name: [event.reason for _, by, event in events[1::2] if by == name] for name in names}  # type: ignore[union-attr]  # only such were appended
+    assert reasons == {name: [str(n) for n in range(10)] for name in names}

@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.core.estimate import estimate
+from launcher.core.hazards import LIFE_HAZARD
 from launcher.core.offers import Capacity
-from launcher.core.policy import Option
-from launcher.core.rollout import LIFE_HAZARD, PARTS, Outlook, _life_hours
+from launcher.core.options import Option
+from launcher.core.rollout import PARTS, Outlook, _life_hours
+from launcher.core.traffic import Charge, Traffic
 from tests.builders import a_placement, an_offer, an_option
 
 
@@ -196,3 +198,47 @@ def test_lives_are_drawn_by_the_hazard_of_their_age() -> None:
         survived = sum(life > begin for life in lives)
         died = survived - sum(life > end for life in lives)
         assert died / survived == pytest.approx(1 - math.exp(-hazard * (end - begin)), abs=0.02)
+
+
+def test_saves_are_paid_for_by_their_number_and_a_start_from_one_by_its_restore() -> None:
+    """1,000 steps of 10 s with a save every 600 s of training, and the last one."""
+    traffic = Traffic(
+        home="s3://b",
+        save=Charge(egress_usd=Decimal(2), requests_usd=Decimal("0.5")),
+        restore=Charge(egress_usd=Decimal(3)),
+    )
+    firm = replace(on_demand(save_seconds=0.0), traffic=traffic)
+
+    found = estimate(firm, an_outlook(throughput_factor80=1.0, interval_seconds=600.0), [])
+
+    saves = Decimal(10_000) / 600 + 1
+    assert found.parts["egress"] == (2 * saves).quantize(Decimal("0.01"))
+    assert found.parts["requests"] == (saves / 2).quantize(Decimal("0.01"))
+
+
+def test_a_preempted_run_pays_for_its_restores_and_moves() -> None:
+    def a_place(home: str, **fields: object) -> Option:
+        return an_option(traffic=Traffic(home=home, **fields), preemptions_per_hour=1.0)  # type: ignore[arg-type]
+
+    plain, elsewhere = a_place("s3://a"), a_place("s3://b")
+    restored = a_place("s3://a", restore=Charge(egress_usd=Decimal(100)))
+    moves = {("s3://a", "s3://b"): Charge(egress_usd=Decimal(100)), ("s3://b", "s3://a"): Charge()}
+
+    def egress(option: Option, **fields: object) -> Decimal:
+        return estimate(option, an_outlook(steps=5000, **fields), []).parts["egress"]
+
+    assert egress(plain) == 0
+    assert egress(restored) >= 100
+    assert egress(plain, elsewhere=(elsewhere,)) == 0
+    assert egress(plain, elsewhere=(elsewhere,), moves=moves) >= 100
+
+
+def test_the_first_machine_restores_and_moves_nothing() -> None:
+    traffic = Traffic(home="s3://a", restore=Charge(egress_usd=Decimal(100)))
+    moves = {("s3://a", None): Charge(egress_usd=Decimal(100))}
+    outlook = an_outlook(fallback=on_demand(), hours_to_deadline=1.0, moves=moves)  # at once, to the fallback
+
+    found = estimate(an_option(traffic=traffic), outlook, [])
+
+    assert found.parts["fallback"] > 0
+    assert found.parts["egress"] == 0

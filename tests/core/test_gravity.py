@@ -11,14 +11,18 @@ from hypothesis import strategies as st
 from launcher.adapters.snapshot_prices import load_tariffs
 from launcher.core.gravity import (
     Egress,
+    Requests,
     Tariff,
     Tariffs,
     Tranche,
     egress,
     flat,
     graduated_usd,
+    nat_usd,
+    requests_of,
     storage_usd,
     storage_usd_per_gb_hour,
+    store_of,
 )
 from launcher.core.unknown import Unknown
 
@@ -82,13 +86,82 @@ def test_an_aws_region_that_is_not_in_the_matrix_is_unknown_not_cheap() -> None:
     assert found == Unknown("no aws tariff is known from us-east-1 to mars-north-1")
 
 
-@pytest.mark.parametrize("provider", ["gcp", "azure"])
-def test_the_basis_says_that_other_continents_cost_more(provider: str) -> None:
-    found = egress(PUBLISHED, source=f"{provider}/a", provider=provider, region="b", gb=1000)
+@pytest.mark.parametrize(
+    ("source", "region", "usd_per_gb"),
+    [
+        ("gcp/us-central1", "us-east5", "0.02"),
+        ("gcp/us-central1", "europe-west4", "0.08"),
+        ("gcp/europe-west4", "europe-north1", "0.02"),
+        ("gcp/us-central1", "australia-southeast1", "0.15"),
+        ("gcp/asia-southeast2", "asia-southeast1", "0.15"),  # Jakarta, which is not priced as the rest of Asia
+        ("gcp/africa-south1", "australia-southeast1", "0.157"),  # the dearer of the two
+        ("azure/eastus", "westus3", "0.02"),
+        ("azure/eastus", "japaneast", "0.05"),
+        ("azure/japaneast", "eastus", "0.08"),
+        ("azure/brazilsouth", "eastus", "0.16"),
+    ],
+)
+def test_between_regions_the_continents_set_the_price(source: str, region: str, usd_per_gb: str) -> None:
+    found = egress(PUBLISHED, source=source, provider=source.partition("/")[0], region=region, gb=1000)
 
-    assert usd(found) == Decimal(20)
-    assert isinstance(found, Egress)
-    assert "between continents" in found.basis
+    assert usd(found) == 1000 * Decimal(usd_per_gb)
+
+
+@pytest.mark.parametrize("source", ["gcp/us", "gcp/nam4"])
+def test_a_bucket_in_several_regions_is_elsewhere_in_each_of_them(source: str) -> None:
+    near = egress(PUBLISHED, source=source, provider="gcp", region="us-central1", gb=1000)
+    far = egress(PUBLISHED, source=source, provider="gcp", region="europe-west4", gb=1000)
+
+    assert (usd(near), usd(far)) == (20, 80)
+
+
+@pytest.mark.parametrize("pair", [("gcp/moon-1", "us-central1"), ("gcp/us-central1", "moon-1")])
+def test_a_region_on_no_known_continent_is_unknown_not_near(pair: tuple[str, str]) -> None:
+    found = egress(PUBLISHED, source=pair[0], provider="gcp", region=pair[1], gb=1)
+
+    assert found == Unknown("nobody knows on which continent gcp's moon-1 is")
+
+
+def test_data_of_one_zone_is_billed_in_the_next_one() -> None:
+    source = "aws/us-east-2/use2-az1"
+
+    here = egress(PUBLISHED, source=source, provider="aws", region="us-east-2", zone="use2-az1", gb=1000)
+    beside = egress(PUBLISHED, source=source, provider="aws", region="us-east-2", zone="use2-az2", gb=1000)
+    unsaid = egress(PUBLISHED, source=source, provider="aws", region="us-east-2", gb=1000)
+
+    assert (usd(here), usd(beside), usd(unsaid)) == (0, 20, 20)
+
+
+def test_what_is_moved_again_and_again_uses_up_a_free_tranche_once() -> None:
+    def moved(gb: float, *, is_repeated: bool) -> Decimal:
+        place = {"source": "aws/us-east-2", "provider": "gcp", "region": "us-central1"}
+        return usd(egress(PUBLISHED, **place, gb=gb, is_repeated=is_repeated))
+
+    assert moved(98, is_repeated=False) == 0
+    assert moved(98, is_repeated=True) == 98 * Decimal("0.09")
+
+
+def test_a_nat_gateway_is_paid_by_the_gigabyte_and_is_unknown_where_nobody_published_it() -> None:
+    assert nat_usd(PUBLISHED, "aws", 1000) == 45
+    assert nat_usd(PUBLISHED, "lambda", 1) == Unknown("no NAT gateway tariff is known for lambda")
+
+
+def test_requests_that_nobody_priced_are_bounded_by_the_dearest() -> None:
+    known, source = requests_of(PUBLISHED, "aws")
+    bound, why = requests_of(PUBLISHED, "oci")
+
+    assert (1000 * known.put_usd, 1000 * known.get_usd) == (Decimal("0.005"), Decimal("0.0004"))
+    assert source == "aws's price list"
+    assert bound.put_usd == max(one.put_usd for one in PUBLISHED.requests.values())
+    assert "unknown" in why
+    assert requests_of(PUBLISHED, "coreweave")[0] == Requests(put_usd=Decimal(0), get_usd=Decimal(0))
+
+
+@pytest.mark.parametrize(
+    ("uri", "store"), [("s3://b/x", "aws"), ("gs://b", "gcp"), ("abfss://b", "azure"), ("/data", None), (None, None)]
+)
+def test_a_uri_names_its_store(uri: str | None, store: str | None) -> None:
+    assert store_of(uri) == store
 
 
 def test_regions_without_a_tariff_of_their_own_pay_for_the_internet() -> None:

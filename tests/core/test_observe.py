@@ -61,7 +61,7 @@ def ended(reason: EndReason, *, step: int = 30) -> TrainerEnded:
 
 
 def seen(attempt: Attempt, phase: Phase, *lines: JournalLine, at: float = 1000, **fields: float) -> Sequence[Event]:
-    patience = Patience(**{"silence_seconds": 6000.0, "start_seconds": 1e9} | fields)
+    patience = Patience(**{"silence_seconds": 6000.0, "start_seconds": 1e9, "cut_off_seconds": 6000.0} | fields)
     return observe(attempt, phase, lines, now=after(at), patience=patience)
 
 
@@ -300,3 +300,41 @@ def test_a_command_may_work_on_quietly_behind_a_complete_training() -> None:
     events = seen(an_attempt(), RUNNING, *FIRST_WORDS, ended("completed"), at=10**6, silence_seconds=600.0)
 
     assert not any(isinstance(event, AttemptEnded) for event in events)
+
+
+UNREACHABLE = Phase(kind="unreachable", started_at=after(60))
+
+
+def test_a_trainer_that_still_speaks_lives_on_a_machine_that_does_not_answer() -> None:
+    news = seen(an_attempt(), UNREACHABLE, STARTED, stepped(9, at=950), at=1000, cut_off_seconds=60)
+
+    assert not any(isinstance(event, AttemptEnded) for event in news)
+
+
+@pytest.mark.parametrize(("capacity", "outcome"), [(Capacity.SPOT, "preempted"), (Capacity.ON_DEMAND, "lost")])
+def test_a_trainer_that_went_silent_with_its_machine_is_gone(capacity: Capacity, outcome: str) -> None:
+    attempt = an_attempt(capacity=capacity)
+
+    assert verdict(attempt, UNREACHABLE, STARTED, stepped(9, at=900), at=1000, cut_off_seconds=60).outcome == outcome
+
+
+def test_a_script_that_never_spoke_goes_with_its_machine() -> None:
+    assert verdict(an_attempt(), UNREACHABLE, at=1000, cut_off_seconds=60).outcome == "preempted"
+
+
+def test_a_trainer_that_saved_and_left_an_unreachable_machine_is_not_waited_for() -> None:
+    last = verdict(an_attempt(), UNREACHABLE, STARTED, NOTICED, ended("preempted"), at=401, cut_off_seconds=60)
+
+    assert (last.outcome, last.detail) == ("preempted", "saved on the notice")
+
+
+def test_silence_after_a_notice_is_the_end_sooner_than_silence_at_any_other_time() -> None:
+    running = Phase(kind="running", started_at=after(60))
+    lines = (STARTED, stepped(9, at=900), TrainerNoticed(at=after(910), segment=3, source="ec2", seconds_left=120.0))
+    noticed = an_attempt(NoticeReceived(attempt=1, source="ec2", seconds_left=120.0))
+
+    last = verdict(noticed, running, *lines, at=1000, cut_off_seconds=60)
+
+    assert last.outcome == "preempted"
+    assert "after the notice" in last.detail
+    assert not any(isinstance(e, AttemptEnded) for e in seen(an_attempt(), running, *lines[:2], at=1000))

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from launcher.adapters.snapshot_prices import SnapshotPrices, load_catalog, load_tariffs
 from launcher.core.offers import Capacity, Offer
-from launcher.core.planner import Book, Plan, plan, why_nothing
-from launcher.core.policy import Rules
+from launcher.core.options import Rules
+from launcher.core.planner import Book, Plan, plan, survey, unaccepted_egress_usd, why_nothing
 from launcher.core.pricing import Terms
 from launcher.core.workload import History, Measured
 from tests.builders import T0, a_spec, an_offer
@@ -60,7 +60,8 @@ def test_egress_can_make_the_lower_price_the_dearer_place() -> None:
         (an_offer(), {"regions": ["eu-west-1"]}, "region us-east-2 is not in regions"),
         (an_offer(), {"mode": ["on_demand"]}, "spot is not in mode"),
         (an_offer(count=4), {}, "has 4 GPUs a node; gpus asks for 8"),
-        (an_offer(available_count=1), {"nodes": 2}, "only 1 of 2 nodes are reserved"),
+        (an_offer(available_count=1), {"nodes": 2}, "only 1 of 2 nodes are there"),
+        (an_offer(provider="vast"), {"nodes": 2}, "vast rents single machines; nodes asks for 2 together"),
         (an_offer(list_usd_per_hour=None), {}, "unknown"),
         (an_offer(list_usd_per_hour=Decimal(0)), {}, "0"),
         (an_offer(on_demand_usd_per_hour=Decimal(5)), {}, "on-demand"),
@@ -142,7 +143,7 @@ def test_reserved_capacity_can_be_ranked_by_what_it_costs_in_cash() -> None:
         "usd_per_hour": 22,
         "until": "2027-12-31",
     }
-    from launcher.core.pricing import reserved_offers
+    from launcher.core.inventory import reserved_offers
 
     def best(rank_by: str) -> Capacity:
         terms = Terms.model_validate({"reserved": [held], "rank_reserved_by": rank_by})
@@ -172,3 +173,117 @@ def test_the_embedded_book_plans_20_real_places_of_5_providers() -> None:
     assert len(made.ranked) >= 20
     assert len({e.placement.offer.provider for e in made.ranked}) >= 5
     assert all(r.reason for r in made.refused)
+
+
+DATA = {"uri": "s3://b/x", "region": "aws/us-east-2", "size": "5 TB"}  # $100 to us-west-2
+
+
+def test_the_parts_name_egress_and_requests_and_the_assumptions_their_source() -> None:
+    far = an_offer(region="us-west-2", preemptions_per_hour=0.0)
+
+    best = planned(far, data=DATA, checkpoint={"uri": "s3://c/x", "region": "aws/us-west-2", "size": "100 GB"}).best
+
+    assert best.parts["egress"] == Decimal("100.00")
+    assert best.parts["requests"] > Decimal("0.23")  # 596,047 GETs and some saves of 5,962 PUTs
+    said = {a.name: (a.value, a.source) for a in best.assumptions}
+    assert said["data"] == ("5 TB at aws/us-east-2, read once", "declared")
+    assert said["egress"] == ("$100.00 a read", "aws us-east-2 to us-west-2, $0.02 per GB")
+    assert said["requests"] == ("$0.2384 a read", "aws's price list")
+    assert said["NAT gateway"][0] == "none"
+    assert said["checkpoint traffic"][0].endswith("to s3://c/x")
+
+
+@pytest.mark.parametrize(
+    "limit", [{"data": DATA | {"max_egress_usd": 99}}, {"cost": {"max_egress_usd": 99}, "data": DATA}]
+)
+def test_the_lowest_limit_refuses_a_place_and_names_itself(limit: dict[str, Any]) -> None:
+    made = planned(an_offer(), an_offer(zone="far", region="us-west-2"), **limit)
+
+    assert [e.placement.offer.zone for e in made.ranked] == ["a"]
+    assert "egress of $100.00 per read is above" in reasons(made)[0]
+    assert "max_egress_usd $99.00" in reasons(made)[0]
+
+
+def test_a_limit_is_for_all_machines_of_a_run_and_for_its_checkpoints() -> None:
+    """One read is within it; the reads of the machines that follow after preemptions are not."""
+    far = an_offer(region="us-west-2", preemptions_per_hour=2.0)
+
+    made = planned(far, steps=3000, data=DATA | {"max_egress_usd": 150})
+    saved = planned(
+        on_demand(region="us-west-2"),
+        checkpoint={"uri": "s3://c/x", "region": "aws/us-east-2", "size": "500 GB"},
+        cost={"max_egress_usd": 5},
+    )
+
+    assert "its egress is about $" in reasons(made)[0]
+    assert "in all, above data.max_egress_usd $150.00" in reasons(made)[0]
+    assert "in all, above cost.max_egress_usd $5.00" in reasons(saved)[0]
+
+
+def test_egress_beyond_a_fifth_of_the_run_is_a_decision_of_its_own() -> None:
+    """The run costs about $17 of machines, or about $500."""
+    far = an_offer(region="us-west-2", preemptions_per_hour=0.0)
+    small, large = planned(far, data=DATA), planned(far, steps=300_000, data=DATA)
+    named = planned(far, data=DATA | {"max_egress_usd": 100})
+    near = planned(an_offer(), data=DATA)
+
+    assert unaccepted_egress_usd(small.spec, small.best) == Decimal("100.00")
+    assert unaccepted_egress_usd(large.spec, large.best) is None
+    assert unaccepted_egress_usd(named.spec, named.best) is None
+    assert unaccepted_egress_usd(near.spec, near.best) is None
+
+
+def test_an_accepted_egress_goes_before_what_the_file_says() -> None:
+    far = an_offer(region="us-west-2", preemptions_per_hour=0.0)
+    spec = a_spec(data=DATA | {"max_egress_usd": 1}, cost={"max_egress_usd": 1}).accepting_egress(Decimal(100))
+
+    made = plan(spec, a_book(far), Measured(), now=T0, rules=Rules())
+
+    assert made.best.parts["egress"] == Decimal("100.00")
+
+
+def test_of_a_bucket_too_large_to_list_only_places_beside_it_are_ranked() -> None:
+    found = {"region": "aws/us-east-2", "gb": 1200, "is_complete": False, "num_objects": 9, "basis": "l", "at": T0}
+
+    made = planned(an_offer(), an_offer(zone="far", region="us-west-2"), data={"uri": "s3://b/x", "found": found})
+
+    assert [e.placement.offer.zone for e in made.ranked] == ["a"]
+    assert "at least 1.2 TB" in reasons(made)[0]
+    said = {a.name: a.value for a in made.best.assumptions}
+    assert said["data"] == "at least 1.2 TB at aws/us-east-2, read once"
+
+
+def test_a_bucket_beside_each_gpu_makes_the_cheap_place_far_away_worth_it() -> None:
+    near, far = an_offer(zone="near"), an_offer(zone="far", region="us-west-2", list_usd_per_hour=Decimal("5.5"))
+    one = {"uri": "s3://c/x", "region": "aws/us-east-2", "size": "500 GB", "every_steps": 50}
+    beside = one | {"buckets": {"aws/us-west-2": "s3://west/x"}}
+
+    assert planned(near, far, checkpoint=one).best.placement.offer.zone == "near"
+    assert planned(near, far, checkpoint=beside).best.placement.offer.zone == "far"
+
+
+def test_where_a_checkpoint_lies_makes_going_elsewhere_dearer() -> None:
+    buckets = {"aws/us-east-2": "s3://east/x", "aws/us-west-2": "s3://west/x"}
+    spec = a_spec(checkpoint={"size": "500 GB", "buckets": buckets})
+    book = a_book(an_offer(), an_offer(region="us-west-2"))
+
+    def moves(*lying: str) -> list[Decimal]:
+        found, _ = survey(spec, book, Measured(), now=T0, lying=lying)
+        return [round(candidate.option.move_usd, 1) for candidate in found]
+
+    assert moves() == [0, 0]
+    assert moves("s3://east/x") == [0, Decimal("10.2")]
+    assert moves("s3://east/x", "s3://west/x") == [0, 0]
+
+
+def test_a_move_weighs_more_where_machines_live_shorter() -> None:
+    buckets = {"aws/us-east-2": "s3://east/x", "aws/us-west-2": "s3://west/x"}
+    spec = a_spec(checkpoint={"size": "500 GB", "buckets": buckets})
+
+    def rate(hazard: float, *lying: str) -> float:
+        book = a_book(an_offer(region="us-west-2", preemptions_per_hour=hazard))
+        found, _ = survey(spec, book, Measured(), now=T0, lying=lying)
+        return found[0].option.effective_usd_per_step
+
+    assert rate(0.5, "s3://east/x") - rate(0.5) == pytest.approx(0.5 * 10.15 * 10 / 3600, rel=0.01)
+    assert rate(0.1, "s3://east/x") - rate(0.1) == pytest.approx(0.1 * 10.15 * 10 / 3600, rel=0.01)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -25,6 +24,7 @@ from launcher.core.events import (
     TrainingResumed,
 )
 from launcher.core.offers import Capacity
+from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds
 from launcher.core.policy import (
     Action,
     AskToEnd,
@@ -32,15 +32,11 @@ from launcher.core.policy import (
     Judge,
     Keep,
     Launch,
-    Option,
     Relaunch,
     Release,
-    Rules,
+    View,
     Wait,
-    changeover_seconds,
-    closing_seconds,
     decide,
-    slack_seconds,
 )
 from launcher.core.spec import RunSpec
 from tests.builders import a_placement, a_spec, a_state, a_submit, after, an_offer, an_option
@@ -431,6 +427,124 @@ def test_slack_counts_from_the_last_commit_to_the_fastest_fallback() -> None:
     fast = replace(ON_DEMAND, step_seconds=5.0)
     state = a_state(a_submit(deadline_at=after(10_000)), *training(), commit)
 
-    assert slack_seconds(state, [SPOT_A, ON_DEMAND, fast], after(1000)) == 9000 - (60 + 600 * 5 + 5)
-    assert slack_seconds(state, [SPOT_A], after(1000)) == float("inf")
-    assert slack_seconds(state, [ON_DEMAND], after(1000) + timedelta(hours=3)) < 0
+    def slack(*options: Option, at: float = 1000) -> float:
+        return View(state=state, spec=state.spec, options=options, now=after(at), rules=RULES).slack_seconds
+
+    assert slack(SPOT_A, ON_DEMAND, fast) == 9000 - (60 + 600 * 5 + 5)
+    assert slack(SPOT_A) == float("inf")
+    assert slack(ON_DEMAND, at=1000 + 3 * 3600) < 0
+
+
+def closing(at: float, **fields: Any) -> Option:
+    """Reserved capacity that closes at second `at`."""
+    offer = an_offer(zone="a", capacity=Capacity.RESERVED, closes_at=after(at), **fields)
+    return an_option(a_placement(offer, usd_per_hour="14"))
+
+
+@pytest.mark.parametrize(("spare", "leaves"), [(1, False), (-1, True)])
+@pytest.mark.parametrize("lease", [False, True], ids=["of a reservation", "of a lease"])
+def test_a_place_is_left_while_a_save_still_fits_before_its_end(spare: float, leaves: bool, lease: bool) -> None:
+    end = 300 + CLOSING_SECONDS + spare
+    offer = an_offer(zone="a", capacity=Capacity.RESERVED, lease_seconds=end)
+    place = an_option(a_placement(offer)) if lease else closing(end)
+
+    action = decided(*training(place), options=[place, ON_DEMAND])
+
+    assert isinstance(action, AskToEnd) == leaves
+    assert not leaves or action.cause == "place_closes"  # type: ignore[union-attr]
+
+
+def test_a_reservation_is_used_while_there_is_time_for_useful_work() -> None:
+    useful = 60 + closing_seconds(RULES, 5, 10)
+
+    for option, expected in ((closing(300 + useful), closing(300 + useful)), (closing(300 + useful - 1), ON_DEMAND)):
+        action = decided(options=[option, ON_DEMAND])
+        assert isinstance(action, Launch)
+        assert action.option == expected
+
+
+def opening(at: float) -> Option:
+    offer = an_offer(zone="a", capacity=Capacity.RESERVED, opens_at=after(at))
+    return an_option(a_placement(offer, usd_per_hour="14"))
+
+
+def test_a_reservation_that_begins_later_is_waited_for_and_not_launched() -> None:
+    before = decided(options=[opening(1000)], at=300)
+    there = decided(options=[opening(1000)], at=1000)
+
+    assert before == Wait(seconds=700, why="none of 1 places has capacity")
+    assert isinstance(there, Launch)
+
+
+def slack_of(*options: Option, at: float = 300, deadline: float) -> float:
+    state = a_state(a_submit(deadline_at=after(deadline)), every_seconds=1)
+    return View(state=state, spec=state.spec, options=options, now=after(at), rules=RULES).slack_seconds
+
+
+def test_only_a_place_where_the_rest_can_be_done_is_a_fallback() -> None:
+    """Reservations that end too early or begin too late, and leases shorter than a start, keep no deadline."""
+    far = 300 + WORK_SECONDS + 90_000
+    leased = an_option(a_placement(an_offer(capacity=Capacity.RESERVED, lease_seconds=60)))
+
+    assert slack_of(closing(300 + WORK_SECONDS + 50), deadline=far) == 50
+    assert slack_of(closing(300 + WORK_SECONDS - 1), deadline=far) == float("inf")
+    assert slack_of(closing(300 + WORK_SECONDS - 1), ON_DEMAND, deadline=far) == 90_000
+    assert slack_of(opening(300 + 90_000 - changeover_seconds(RULES)), deadline=far) == 90_000
+    assert slack_of(opening(300 + 90_001 - changeover_seconds(RULES)), deadline=far) == float("inf")
+    assert slack_of(leased, deadline=far) == float("inf")
+
+
+def test_a_lease_shorter_than_the_work_costs_a_start_and_a_save_each_time() -> None:
+    leased = an_option(a_placement(an_offer(capacity=Capacity.RESERVED, lease_seconds=3665)))
+
+    assert leased.seconds_to_finish(720) == 7200 + 2 * 65
+    assert leased.seconds_to_finish(721) == 7210 + 3 * 65
+
+
+def test_a_reservation_that_ends_too_early_is_left_in_time_as_spot_is() -> None:
+    early = closing(20_000)
+    long = {"spec": a_spec(steps=5000), "options": [early, ON_DEMAND]}
+    enough = 60 + 5000 * 10 + 5 + changeover_seconds(RULES) + CLOSING_SECONDS
+
+    assert decided(*training(early), deadline_at=after(300 + enough + 1), **long) == Keep()
+    action = decided(*training(early), deadline_at=after(300 + enough - 1), **long)
+    assert isinstance(action, AskToEnd)
+    assert action.cause == "fallback"
+
+
+def test_a_fallback_that_would_be_late_is_passed_over_for_one_that_is_not() -> None:
+    slow = replace(RESERVED, step_seconds=20.0)
+
+    action = decided(options=[SPOT_A, slow, ON_DEMAND], **a_deadline(100))
+
+    assert isinstance(action, Launch)
+    assert action.option == ON_DEMAND
+
+
+NO_FALLBACK = a_refusal("no_capacity", option=ON_DEMAND)
+
+
+def test_free_spot_is_used_while_the_fallback_has_no_capacity() -> None:
+    action = decided(*NO_FALLBACK, options=[SPOT_A, ON_DEMAND], **a_deadline(0))
+
+    assert isinstance(action, Launch)
+    assert action.option == SPOT_A
+
+
+def spot_after(refusals: list[Event]) -> list[Event]:
+    number = len(refusals) // 2 + 1
+    start = AttemptStarted(attempt=number, started_at=after(0))
+    return [*refusals, asked(SPOT_A, attempt=number), start, TrainingResumed(attempt=number, step=0)]
+
+
+@pytest.mark.parametrize("refusals", [1, 2, 3])
+def test_spot_is_ended_for_a_fallback_only_when_that_may_have_capacity_again(refusals: int) -> None:
+    """Asking costs the spot machine: each refusal in a row is believed twice as long as the one before."""
+    none = [event for n in range(1, refusals + 1) for event in a_refusal("no_capacity", attempt=n, option=ON_DEMAND)]
+    pause = RULES.retry_seconds * 2 ** (refusals - 1)
+
+    def action(at: float) -> Action:
+        return decided(*spot_after(none), at=at, options=[SPOT_A, ON_DEMAND], **a_deadline(100, at=at))
+
+    assert action(0.8 * pause - 10) == Keep()
+    assert isinstance(action(1.2 * pause + 10), AskToEnd)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -12,13 +12,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from launcher.adapters.snapshot_prices import load_catalog
 from launcher.core.offers import Capacity, Offer, Placement, Price, Refusal
-from launcher.core.pricing import Terms, cash, credit_usd, own_offers, price, reserved_offers
-from launcher.errors import InputError
+from launcher.core.pricing import Terms, cash, credit_usd, price
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 TODAY = NOW.date()
+SECOND = timedelta(seconds=1)
 CR = {
     "id": "cr-0a1b",
     "provider": "aws",
@@ -30,6 +29,11 @@ CR = {
 }
 DESK = {"name": "desk", "gpu": "rtx 4090", "gpus": 2}
 PARTS = {"power_watts": 1100, "usd_per_kwh": 0.3, "depreciation_usd_per_hour": 0.4}
+POOL = {"name": "gpu", "capacity": "on_demand", "gpu": "H100", "gpus": 4, "nodes": 2, "usd_per_gpu_hour": 3}
+
+
+def a_cluster(provider: str = "slurm", **pool: Any) -> dict[str, Any]:
+    return {"clusters": [{"name": "lab", "provider": provider, "pools": [POOL | pool]}]}
 
 
 def an_offer(**changes: Any) -> Offer:
@@ -94,7 +98,8 @@ def test_without_terms_the_list_price_counts() -> None:
         ({"list_usd_per_hour": Decimal("NaN")}, "nobody rents out"),
         ({"as_of": TODAY - timedelta(days=541)}, "541 days old; at most 540"),
         ({"list_usd_per_hour": Decimal("55.10")}, "dearer than on-demand"),
-        ({"capacity": Capacity.RESERVED, "until": TODAY - timedelta(days=1)}, "ended on 2026-11-20"),
+        ({"capacity": Capacity.RESERVED, "closes_at": NOW}, "closed on 2026-11-21 12:00 UTC"),
+        ({"capacity": Capacity.RESERVED, "opens_at": NOW + SECOND}, "begins on 2026-11-21 12:00 UTC"),
     ],
 )
 def test_a_price_that_is_not_believed_is_refused_with_its_reason(changes: dict[str, Any], reason: str) -> None:
@@ -108,7 +113,7 @@ def test_a_price_that_is_not_believed_is_refused_with_its_reason(changes: dict[s
         {"list_usd_per_hour": Decimal("55.09")},  # 0.09 % above: rounding
         {"list_usd_per_hour": Decimal(60), "on_demand_usd_per_hour": None},
         {"list_usd_per_hour": Decimal(60), "capacity": Capacity.ON_DEMAND},
-        {"capacity": Capacity.RESERVED, "until": TODAY},
+        {"capacity": Capacity.RESERVED, "opens_at": NOW, "closes_at": NOW + SECOND},
     ],
 )
 def test_what_is_just_within_a_limit_is_believed(changes: dict[str, Any]) -> None:
@@ -182,85 +187,6 @@ def test_a_discount_lowers_the_price_and_leaves_the_list_alone(listed: Decimal, 
     assert 0 < found.usd_per_hour < found.list_usd_per_hour == listed
 
 
-def test_reserved_capacity_is_charged_as_committed_and_costs_no_further_cash() -> None:
-    under = terms(reserved=[CR], discounts=DISCOUNTS)
-    book = [an_offer(), an_offer(capacity=Capacity.ON_DEMAND, list_usd_per_hour=Decimal("55.04"))]
-
-    (offer,) = reserved_offers(under, book, catalog=load_catalog(), today=TODAY)
-
-    assert (offer.gpu, offer.count, offer.capacity) == ("H100", 8, Capacity.RESERVED)
-    assert (offer.reservation, offer.available_count, offer.until) == ("cr-0a1b", 4, date(2027, 3, 1))
-    assert priced(offer, under) == Price(
-        list_usd_per_hour=Decimal("55.04"),
-        usd_per_hour=Decimal("22.4"),
-        marginal_usd_per_hour=Decimal(0),
-        basis="amortised cr-0a1b",
-    )
-
-
-def test_a_reservation_in_a_region_with_two_on_demand_prices_claims_neither() -> None:
-    on_demand = [
-        an_offer(zone=f"use2-az{i}", capacity=Capacity.ON_DEMAND, list_usd_per_hour=Decimal(50 + i)) for i in (1, 2)
-    ]
-
-    (offer,) = reserved_offers(terms(reserved=[CR]), on_demand, catalog=load_catalog(), today=TODAY)
-
-    assert offer.on_demand_usd_per_hour is None
-
-
-def test_a_reservation_of_a_type_outside_the_book_says_its_gpus_itself() -> None:
-    private = CR | {"instance_type": "hgx-7", "gpu": "h100-sxm", "gpus": 4}
-
-    (offer,) = reserved_offers(terms(reserved=[private]), [], catalog=load_catalog(), today=TODAY)
-
-    assert (offer.gpu, offer.count) == ("H100", 4)
-
-
-@pytest.mark.parametrize(
-    ("changes", "code"),
-    [
-        ({"instance_type": "hgx-7"}, "L210"),
-        ({"instance_type": "hgx-7", "gpu": "H100"}, "L210"),
-        ({"gpus": 4}, "L211"),
-        ({"gpu": "A100"}, "L211"),
-        ({"gpu": "H1000"}, "L212"),
-    ],
-)
-def test_a_reservation_without_known_gpus_is_an_error_of_the_input(changes: dict[str, Any], code: str) -> None:
-    with pytest.raises(InputError, match="cr-0a1b") as caught:
-        reserved_offers(terms(reserved=[CR | changes]), [an_offer()], catalog=load_catalog(), today=TODAY)
-
-    assert [problem.code for problem in caught.value.problems] == [code]
-
-
-def test_an_own_machine_costs_what_its_parts_cost_and_its_next_hour_only_power() -> None:
-    under = terms(own=[DESK | PARTS])
-
-    (offer,) = own_offers(under, catalog=load_catalog(), today=TODAY)
-
-    assert (offer.provider, offer.region, offer.instance_type) == ("local", "desk", "desk")
-    assert (offer.gpu, offer.count, offer.capacity) == ("RTX4090", 2, Capacity.ON_DEMAND)
-    assert priced(offer, under) == Price(
-        list_usd_per_hour=Decimal("0.73"),
-        usd_per_hour=Decimal("0.73"),
-        marginal_usd_per_hour=Decimal("0.33"),
-        basis="own machine desk, $0.33 of it power",
-    )
-
-
-def test_an_own_machine_with_one_price_costs_it_every_hour() -> None:
-    under = terms(own=[DESK | {"usd_per_hour": 0.5}], discounts=[{"provider": "local", "percent": 50}])
-
-    (offer,) = own_offers(under, catalog=load_catalog(), today=TODAY)
-
-    assert priced(offer, under).usd_per_hour == priced(offer, under).marginal_usd_per_hour == Decimal("0.5")
-
-
-def test_an_own_machine_with_an_unknown_gpu_is_an_error_of_the_input() -> None:
-    with pytest.raises(InputError, match="sofa"):
-        own_offers(terms(own=[DESK | {"gpu": "sofa", "usd_per_hour": 1}]), catalog=load_catalog(), today=TODAY)
-
-
 def test_credits_of_the_provider_that_still_count_are_added() -> None:
     under = terms(
         credits=[
@@ -294,6 +220,20 @@ def test_cash_is_what_credits_leave(cost: int, credit: int, left: int) -> None:
         ({"own": [DESK | PARTS | {"usd_per_hour": 1}]}, "give one or the other"),
         ({"own": [DESK | {"usd_per_hour": 0}]}, "greater than 0"),
         ({"currencies": {"euro": {"usd_per_unit": 1.16, "as_of": "2026-11-01"}}}, "pattern"),
+        ({"reserved": [CR | {"until": "soon"}]}, "no instant; write 2026-12-01T11:30Z"),
+        ({"reserved": [CR | {"start": "2026-12-01T10:00"}]}, "no time zone; write 2026-12-01T10:00:00Z"),
+        ({"reserved": [CR | {"start": "2027-03-02T00:00Z"}]}, "ends before it starts"),
+        ({"reserved": [CR | {"provider": "gcp", "kind": "capacity_block", "project": "p"}]}, "only aws has them"),
+        ({"reserved": [CR | {"provider": "gcp"}]}, "project is wanted for provider gcp"),
+        ({"reserved": [CR | {"project": "p"}]}, "and for no other"),
+        (a_cluster("slurm", labels={"pool": "burst"}), "gpu: slurm knows no labels"),
+        (a_cluster("kubernetes", qos="high", time_limit="1 h"), "gpu: kubernetes knows no time_limit and no qos"),
+        (a_cluster(notice="30 s"), "gpu is on_demand; notice belong"),
+        (a_cluster(usd_per_gpu_hour=0), "greater than 0"),
+        (a_cluster(partition="gpu"), "not permitted"),
+        (a_cluster("pbs"), "slurm"),
+        ({"clusters": a_cluster()["clusters"] * 2}, "slurm lab more than once"),
+        ({"clusters": [{"name": "lab", "provider": "slurm", "pools": [POOL, POOL]}]}, "cluster lab has gpu"),
         ({"discount": []}, "not permitted"),
     ],
 )
@@ -308,6 +248,7 @@ def test_a_whole_pricing_file_is_understood() -> None:
         credits=[{"provider": "aws", "usd": 100}],
         reserved=[CR],
         own=[DESK | PARTS],
+        clusters=a_cluster(capacity="spot", preemptions_per_hour=0.2, notice="30 s", time_limit="24 h")["clusters"],
         rank_reserved_by="marginal",
         currencies={"EUR": {"usd_per_unit": 1.16, "as_of": "2026-11-01"}},
     )

@@ -16,6 +16,7 @@ from launcher.core.events import (
     AttemptRequested,
     AttemptStarted,
     CheckpointCommitted,
+    CheckpointReplicated,
     EndRequested,
     Event,
     PriceChanged,
@@ -28,9 +29,11 @@ from launcher.core.events import (
 from launcher.core.state import (
     attempt_of,
     burn_usd_per_hour,
+    egress_usd,
     fold,
     job_name,
     machine_usd,
+    run_uri_of,
     spent_usd,
     storage_usd,
 )
@@ -285,3 +288,59 @@ def test_a_save_costs_the_training_that_was_lost_not_only_the_standing_still() -
     state = a_state(REQUESTED, STARTED, RESUMED, a_commit(10), a_commit(20, seconds=0.01, lost_seconds=0.4))
 
     assert state.attempts[0].save_seconds == 5.4
+
+
+AWAY = REQUESTED.model_copy(
+    update={"run_uri": "s3://west/r", "save_usd_per_gb": Decimal("0.02"), "restore_usd_per_gb": Decimal("0.01")}
+)
+NEXT = AWAY.model_copy(update={"attempt": 2, "run_uri": "s3://east/r", "move_usd_per_gb": Decimal("0.02")})
+ENDED = (an_end(), AttemptReleased(attempt=1))
+
+
+def test_checkpoints_are_paid_for_by_the_bytes_that_were_carried() -> None:
+    commits = (
+        a_commit(10, size=100 * 10**9),
+        a_commit(20, size=100 * 10**9, written_bytes=30 * 10**9),
+        a_commit(30, size=100 * 10**9, local_only=True),
+    )
+    first = a_state(AWAY, STARTED, RESUMED, *commits)
+    second = a_state(
+        AWAY, STARTED, RESUMED, *commits, *ENDED, NEXT, TrainingResumed(attempt=2, step=20, resumed_from="step-20-a1")
+    )
+
+    assert egress_usd(first, first.attempts[0]) == Decimal("2.60")
+    assert egress_usd(second, second.attempts[1]) == Decimal("1.00")
+    assert spent_usd(second, second.at) == machine_usd(second.attempts[0], second.at) + Decimal("3.60")
+
+
+def test_a_checkpoint_that_was_brought_along_is_paid_for_even_if_no_machine_came() -> None:
+    moved = CheckpointReplicated(attempt=2, name="step-10-a1", bytes=10**9)
+    refused = AttemptRefused(attempt=2, reason="no_capacity", detail="")
+    state = a_state(AWAY, STARTED, a_commit(10), *ENDED, NEXT, moved, refused)
+
+    assert egress_usd(state, state.attempts[1]) == Decimal("0.02")
+
+
+def test_the_newest_checkpoint_lies_in_every_folder_that_it_was_brought_to() -> None:
+    moved = CheckpointReplicated(attempt=2, name="step-10-a1", bytes=10**9)
+    other = CheckpointReplicated(attempt=2, name="step-5-a1", bytes=10**9)
+
+    def lying(*events: Event) -> tuple[str, ...]:
+        state = a_state(AWAY, STARTED, a_commit(10), *ENDED, NEXT, *events)
+        assert state.checkpoint is not None
+        return state.checkpoint.run_uris
+
+    assert lying() == ("s3://west/r",)
+    assert lying(moved) == ("s3://west/r", "s3://east/r")
+    assert lying(other) == ("s3://west/r",)
+    assert lying(moved, a_commit(20, attempt=2)) == ("s3://east/r",)
+    assert lying(other, TrainingResumed(attempt=2, step=5, resumed_from="step-5-a1")) == ("s3://east/r",)
+
+
+def test_an_attempt_without_a_folder_of_its_own_has_that_of_the_run() -> None:
+    """As in every ledger that an older launcher wrote."""
+    state = a_state(REQUESTED, STARTED, a_commit(10), *ENDED, NEXT)
+
+    assert (run_uri_of(state, 1), run_uri_of(state, 2)) == ("memory://runs/digits", "s3://east/r")
+    assert state.checkpoint is not None
+    assert state.checkpoint.run_uris == ("memory://runs/digits",)

@@ -148,6 +148,7 @@ def lab(tmp_path: Path) -> Iterator[Lab]:
     (folder / "pricing.yaml").write_text(PRICING)
     environ = {k: v for k, v in os.environ.items() if not k.startswith("LAUNCH_")} | {
         "LAUNCH_STATE_FOLDER": str(tmp_path / "state"),
+        "LAUNCH_CATALOGS": str(tmp_path / "catalogs"),
         "LAUNCH_POLL_SECONDS": "0.5",
         "XDG_CONFIG_HOME": str(tmp_path / "config"),
         "PYTHONUNBUFFERED": "1",

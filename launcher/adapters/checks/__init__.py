@@ -1,0 +1,1 @@
+"""What `launch doctor` asks of the outside, one module per system; `launcher.core.checkup` judges the answers."""

@@ -1,0 +1,41 @@
+"""What a feed is: questions that can be asked apart, each of which takes one or a few requests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Protocol
+
+from launcher.core.feeds import Place, Signal
+
+REQUEST_SECONDS = 4.0  # for one answer: a plan waits for no feed longer than a few seconds
+
+
+class FeedSilent(Exception):
+    """A feed gave no answer; the message says why, as a half-sentence."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Question:
+    """`about`: what is unknown without an answer. `where`: a region or zone, as its requests name it."""
+
+    about: str
+    where: str
+    places: tuple[Place, ...]
+
+    @property
+    def types(self) -> list[str]:
+        return sorted({instance_type for *_, instance_type in self.places})
+
+
+class Feed(Protocol):
+    provider: str
+
+    def questions(self, places: Sequence[Place]) -> tuple[Question, ...]:
+        """What to ask, to hear of all `places`, which are of this provider."""
+        ...
+
+    def ask(self, question: Question, now: datetime) -> tuple[Signal, ...]:
+        """Called in several threads at once. Raises: FeedSilent."""
+        ...

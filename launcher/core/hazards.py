@@ -1,0 +1,80 @@
+"""How long spot machines live and spot outages last: hazards by age, as a step function.
+
+Pooled from the AWS V100 availability traces of 2023-02 that Wu et al. published with "Can't Be Late" (NSDI 2024).
+Both fall with age: what has lived long lives on, and what has been gone for long stays away.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator
+
+Hazards = tuple[tuple[float, float], ...]
+"""(until this age in hours, events per hour)"""
+
+LIFE_HAZARD: Hazards = (  # preemptions of a machine, by its own age
+    (0.2, 0.32),
+    (0.5, 0.25),
+    (1.0, 0.21),
+    (2.0, 0.15),
+    (4.0, 0.10),
+    (8.0, 0.08),
+    (16.0, 0.05),
+    (math.inf, 0.03),
+)
+RETURN_HAZARD: Hazards = (  # capacity that comes back, by the outage's age
+    (0.2, 1.36),
+    (0.5, 1.42),
+    (1.0, 0.63),
+    (2.0, 0.42),
+    (4.0, 0.32),
+    (8.0, 0.26),
+    (math.inf, 0.13),
+)
+FRESH_PREEMPTIONS_PER_HOUR = LIFE_HAZARD[0][1]
+AVAILABLE = 0.64  # of the time a zone has capacity: mean of the nine zones of the same traces
+
+
+def cumulated(hazards: Hazards, age_hours: float) -> float:
+    """Events to be expected until that age."""
+    return sum(hazard * (min(until, age_hours) - since) for since, until, hazard in _steps(hazards, age_hours))
+
+
+def hazard_at(hazards: Hazards, age_hours: float) -> float:
+    return next(hazard for until, hazard in hazards if age_hours < until)
+
+
+def age_at(hazards: Hazards, mass: float) -> float:
+    """The age in hours at which the cumulated hazard reaches `mass`."""
+    age = 0.0
+    for until, hazard in hazards:
+        if mass <= (until - age) * hazard:
+            return age + mass / hazard
+        mass -= (until - age) * hazard
+        age = until
+    return age
+
+
+def lived_hours(hazards: Hazards, scale: float, most_hours: float) -> float:
+    """The mean of a life that `scale` times the hazards may end, counted up to `most_hours`.
+
+    The integral of the survival exp(−scale · cumulated hazard).
+    """
+    if scale <= 0:
+        return most_hours
+    total, survival = 0.0, 1.0
+    for since, until, hazard in _steps(hazards, most_hours):
+        span, rate = min(until, most_hours) - since, scale * hazard
+        total += survival * -math.expm1(-rate * span) / rate
+        survival *= math.exp(-rate * span)
+    return total
+
+
+def _steps(hazards: Iterable[tuple[float, float]], most_hours: float) -> Iterator[tuple[float, float, float]]:
+    """(since, until, hazard) of the steps that begin before `most_hours`."""
+    since = 0.0
+    for until, hazard in hazards:
+        if since >= most_hours:
+            return
+        yield since, until, hazard
+        since = until

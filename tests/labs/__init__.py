@@ -1,0 +1,1 @@
+"""Real engines on one machine: clusters and clouds of network namespaces, without a route out (README.md)."""

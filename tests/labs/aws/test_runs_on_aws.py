@@ -1,0 +1,96 @@
+"""`launch train.yaml` against a real EC2 API through a real SkyPilot: places that are full, preempted, dear, and killed."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.labs.aws import AwsLab, obstacle
+from tests.labs.user import User
+
+TRAINER = Path(__file__).parents[2] / "system" / "trainer.py"
+STEPS = 120
+TRAIN = """\
+name: digits
+run: python trainer.py
+env: {{STEPS: {steps}, PAUSE_SECONDS: {pause}, PATH: "{bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}}
+gpus: {{A100: 8}}
+providers: [aws]
+regions: [us-east-2, us-west-2]
+mode: [spot, on_demand]
+deadline: {deadline}
+workload: {{steps: {steps}, step_seconds: {{A100: {pause}}}, setup_seconds: 200}}
+checkpoint: {{uri: s3://runs/ckpts, every_steps: 5, save_seconds: 0.1, size: 1 MB}}
+tags: {{team: nlp, cost_center: "4711"}}
+"""
+
+pytestmark = [
+    pytest.mark.lab,
+    pytest.mark.timeout(1200),
+    pytest.mark.xdist_group("labs"),
+    pytest.mark.skipif(obstacle() is not None, reason=str(obstacle())),
+]
+
+
+@pytest.fixture(scope="module")
+def lab(tmp_path_factory: pytest.TempPathFactory) -> Iterator[AwsLab]:
+    with AwsLab(tmp_path_factory.mktemp("e", numbered=True) / "lab") as lab:
+        make = "import boto3; boto3.client('s3').create_bucket(Bucket='runs')"
+        lab.run([sys.executable, "-c", make], check=True)
+        yield lab
+
+
+@pytest.fixture
+def user(lab: AwsLab, request: pytest.FixtureRequest) -> Iterator[User]:
+    home = lab.folder / "users" / re.sub(r"\W+", "-", request.node.name)[:40]
+    folder = home / "project"
+    folder.mkdir(parents=True)
+    shutil.copy(TRAINER, folder / "trainer.py")
+    environ = {"LAUNCH_FALLBACK_DELAY_SECONDS": "120"}
+    yield User(place=lab, folder=folder, state=home / "state", environ=environ)
+    lab.allow()
+
+
+def write(user: User, *, steps: int = STEPS, pause: float = 0.3, deadline: str = "60 min", more: str = "") -> None:
+    fields: dict[str, Any] = {"steps": steps, "pause": pause, "deadline": deadline, "bin": Path(sys.executable).parent}
+    (user.folder / "train.yaml").write_text(TRAIN.format(**fields) + more)
+
+
+def undisturbed(steps: int, folder: Path) -> str:
+    environ = os.environ | {"STEPS": str(steps)}
+    done = subprocess.run([sys.executable, TRAINER], cwd=folder, env=environ, capture_output=True, text=True, check=True)
+    return re.findall(r"final loss (\S+)", done.stdout)[-1]
+
+
+def attempts(run: dict[str, Any]) -> list[tuple[str, str, str]]:
+    return [(a["where"], a["capacity"], a["outcome"]) for a in run["attempts"]]
+
+
+def test_a_full_zone_is_passed_over_and_a_preempted_training_goes_on_elsewhere(
+    lab: AwsLab, user: User, tmp_path: Path
+) -> None:
+    write(user)
+    lab.deny(spot=True, zone="us-east-2a")  # the cheapest
+
+    run_id = user.submit()
+    user.until(run_id, lambda run: run["checkpoint"] is not None and run["checkpoint"]["step"] >= 10)
+    (machine,) = lab.instances(state="running")
+    tags = machine.tags
+    lab.preempt(machine.id, notice_seconds=8)
+    run = user.finished(run_id)
+
+    assert (machine.zone, machine.spot) == ("us-east-2b", True)
+    assert (tags["team"], tags["cost_center"], tags["spotlaunch-run"]) == ("nlp", "4711", run_id)
+    assert [outcome for *_, outcome in attempts(run)] == ["refused", "preempted", "completed"]
+    assert user.final_loss(run_id) == undisturbed(STEPS, tmp_path)
+    assert sum(map(Decimal, run["by_cause_usd"].values())) == Decimal(run["spent_usd"])
+    assert lab.instances(state="running") == []

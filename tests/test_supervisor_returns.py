@@ -1,0 +1,143 @@
+"""Leaving spot for the fallback and going back to it, in markets whose capacity comes and goes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import timedelta
+from decimal import Decimal
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from launcher.core.events import EndRequested
+from launcher.core.machine import LaunchRequest
+from launcher.core.offers import Capacity
+from launcher.core.options import Rules, changeover_seconds
+from tests.builders import T0, a_placement, a_spec, a_submit, an_offer, an_option
+from tests.machines import Fate, Work
+from tests.sim import Sim, a_sim
+from tests.test_supervisor_markets import trained_at
+
+HOUR = 3600.0
+FOREVER = 1e9
+STEPS = 960  # of 30 s: 8 hours
+WORK = Work(steps=STEPS, step_seconds=30, setup_seconds=240, save_seconds=15, every_steps=30)
+PACE = {"step_seconds": 30.5, "setup_seconds": 240.0, "save_seconds": 15.0}  # saves are part of the pace
+SPOT = an_option(a_placement(an_offer(zone="a"), usd_per_hour="6"), **PACE)
+SPOT_B = an_option(a_placement(an_offer(zone="b"), usd_per_hour="7"), **PACE)
+ON_DEMAND = an_option(a_placement(an_offer(zone="a", capacity=Capacity.ON_DEMAND), usd_per_hour="20"), **PACE)
+RULES = Rules(poll_seconds=60.0, fallback_delay_seconds=900.0)
+
+Spells = Sequence[tuple[float, float]]
+"""When a place has capacity: (since, until) in seconds behind T0."""
+
+spells = st.lists(st.integers(60, 7200).map(float), max_size=16).map(
+    lambda lengths: [(sum(lengths[:i]), sum(lengths[: i + 1])) for i in range(1, len(lengths), 2)]
+)
+
+
+def a_market(
+    *places: Spells,
+    hours_to_deadline: float,
+    approved_usd: str = "10000",
+    rules: Rules = RULES,
+    mode: Sequence[str] = ("spot", "on_demand"),
+) -> Sim:
+    """Spot in zones a, b … as `places` say; the fallback always has capacity, and takes as long as it may."""
+    options = [SPOT, SPOT_B][: len(places)]
+    capacity = {o.placement.offer.key: spells for o, spells in zip(options, places, strict=True)}
+
+    def fate(request: LaunchRequest) -> Fate:
+        offer = request.placement.offer
+        if offer.capacity is not Capacity.SPOT:
+            return Fate(start_seconds=rules.fallback_delay_seconds)
+        now = (sim.clock.now() - T0).total_seconds()
+        left = next((until - now for since, until in capacity[offer.key] if since <= now < until), None)
+        return Fate(refusal="no_capacity") if left is None else Fate(life_seconds=left, notice_seconds=120.0)
+
+    submit = a_submit(
+        a_spec(workload={"steps": STEPS, "step_seconds": {"H100": 30.0}}, mode=list(mode)),
+        deadline_at=T0 + timedelta(hours=hours_to_deadline),
+        approved_usd=approved_usd,
+    )
+    sim = a_sim(places=[*options, ON_DEMAND], submit=submit, fate=fate, rules=rules, work=WORK)
+    return sim
+
+
+def bill(sim: Sim) -> Decimal:
+    state = sim.supervisor().supervise()
+    assert state.outcome == "succeeded"
+    return sim.backend.billed_usd(sim.clock.now())
+
+
+def tries(sim: Sim) -> int:
+    asked = [event for event in sim.events(EndRequested) if isinstance(event, EndRequested)]
+    return sum(event.cause == "back_to_spot" for event in asked)
+
+
+ON_DEMAND_USD = 20 * ON_DEMAND.seconds_to_finish(STEPS) / 3600
+
+
+def test_a_run_goes_back_to_spot_when_spot_is_back() -> None:
+    """Spot is away in the second hour; the slack does not bear to wait idle for all of it."""
+    sim = a_market([(0, HOUR), (2 * HOUR, FOREVER)], hours_to_deadline=11.0)
+    stays = a_market([(0, HOUR), (2 * HOUR, FOREVER)], hours_to_deadline=11.0, mode=["on_demand", "spot"])
+
+    assert float(bill(sim)) < 0.5 * ON_DEMAND_USD
+    assert float(bill(stays)) > ON_DEMAND_USD
+    assert len(sim.state().attempts) <= 8
+
+
+@pytest.mark.parametrize("hours_to_deadline", [10.0, 12.0, 16.0])
+def test_a_market_without_spot_is_asked_seldom(hours_to_deadline: float) -> None:
+    sim = a_market([], [], hours_to_deadline=hours_to_deadline)
+
+    usd = bill(sim)
+
+    assert tries(sim) <= 3
+    assert float(usd) < 1.15 * ON_DEMAND_USD
+
+
+def test_a_market_that_takes_every_machine_soon_is_given_up() -> None:
+    """Five minutes of spot in every half hour: less than a start is worth."""
+    short = [(i * HOUR / 2, i * HOUR / 2 + 300) for i in range(60)]
+
+    sim = a_market(short, short, hours_to_deadline=14.0)
+
+    assert float(bill(sim)) < 1.3 * ON_DEMAND_USD
+    assert tries(sim) <= 8
+
+
+@given(first=spells, second=spells, wasted=st.integers(0, 6 * 3600))
+@settings(max_examples=12)
+def test_going_back_never_costs_the_deadline(first: Spells, second: Spells, wasted: int) -> None:
+    """One that an immediate fallback would keep, however long the fallback takes to run within the stated delay."""
+    least = ON_DEMAND.seconds_to_finish(STEPS) + changeover_seconds(RULES)
+    sim = a_market(first, second, hours_to_deadline=(least + wasted) / HOUR)
+
+    state = sim.supervisor().supervise()
+
+    assert state.outcome == "succeeded"
+    assert trained_at(sim) <= state.submitted.deadline_at  # type: ignore[operator]  # an instant, as it succeeded
+    assert tries(sim) <= 8
+    assert sim.backend.running() == []
+
+
+@given(first=spells, approved=st.integers(20, 200))
+@settings(max_examples=8)
+def test_going_back_never_spends_more_than_was_approved(first: Spells, approved: int) -> None:
+    sim = a_market(first, hours_to_deadline=14.0, approved_usd=str(approved))
+
+    sim.supervisor().supervise()
+
+    one_poll = Decimal(20) * Decimal(str(RULES.poll_seconds)) / 3600
+    assert sim.backend.billed_usd(sim.clock.now()) <= approved + one_poll
+
+
+def test_a_run_that_could_be_finished_on_the_fallback_still_is_after_a_failed_try() -> None:
+    """Whatever amount pays for the whole run on demand: a try for spot never makes it run out of money."""
+    for extra in (5, 10, 20, 30):
+        sim = a_market([], hours_to_deadline=14.0, approved_usd=f"{ON_DEMAND_USD + extra:.0f}")
+
+        assert sim.supervisor().supervise().outcome == "succeeded"
