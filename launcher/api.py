@@ -309,7 +309,7 @@ def consent_without_asking(
     egress = unaccepted_egress_usd(spec, chosen)
     if egress is not None:
         whole = egress.quantize(Decimal(1), ROUND_CEILING)
-        raise NotConfirmed(f"${egress:,.2f} of it is egress: --accept-egress {whole} or data.max_egress_usd agrees to it")
+        raise NotConfirmed(f"${egress:,.2f} of it is egress: --accept-egress {whole} or data.max_egress_usd agrees")
     if approve_usd is not None:
         return approve(spec, chosen, amount=approve_usd)
     high = highest_usd(spec, chosen)

@@ -13,11 +13,13 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from launcher.core.checkpoints import Replica
 from launcher.core.events import (
     AttemptEnded,
     AttemptRefused,
     AttemptReleased,
     AttemptRequested,
+    CheckpointReplicated,
     EndRequested,
     Event,
     PriceChanged,
@@ -37,7 +39,7 @@ from launcher.core.policy import (
     Wait,
     decide,
 )
-from launcher.core.state import Attempt, RunState, attempt_of, fold, job_name
+from launcher.core.state import Attempt, RunState, attempt_of, fold, job_name, run_uri_of
 from launcher.errors import BackendError, InputError, LaunchRefused, LedgerConflict, LedgerUnavailable, NoSuchRun
 from launcher.ports import Backend, Clock, Journal, LaunchRequest, Ledger, Phase
 
@@ -46,12 +48,18 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Supervisor:
-    """One run's captain. `options` prices the run's places now; `request` words an attempt for the backend."""
+    """One run's captain.
+
+    `journal` opens a run folder, `replicate` brings the newest checkpoint of one to another, `run_uri` is the folder
+    beside an option's machines. `options` prices the run's places now; `request` words an attempt for the backend.
+    """
 
     run_id: str
     ledger: Ledger
     backend: Backend
-    journal: Journal
+    journal: Callable[[str], Journal]
+    replicate: Callable[[str, str], Replica | None]
+    run_uri: Callable[[RunState, Option], str]
     clock: Clock
     rules: Rules
     options: Callable[[RunState, datetime], Sequence[Option]]
@@ -108,7 +116,7 @@ class Supervisor:
         live = next((a for a in state.attempts if a.is_live), None)
         if live is None:
             return False
-        lines = self.journal.read(live.number, after_segment=max(0, live.segment - 1))
+        lines = self.journal(run_uri_of(state, live.number)).read(live.number, after_segment=max(0, live.segment - 1))
         if live.started_at is not None and has_fled(lines):  # asking its machine takes seconds that a successor needs
             phase = Phase(kind="unreachable", started_at=live.started_at)
         else:
@@ -149,7 +157,7 @@ class Supervisor:
             case AskToEnd():
                 event = EndRequested(attempt=action.attempt, cause=action.cause, why=action.why)
                 self._record(state, event)
-                self.journal.request_stop(action.attempt)
+                self.journal(run_uri_of(state, action.attempt)).request_stop(action.attempt)
             case Judge():
                 self._judge(state, action)
             case Release():
@@ -166,16 +174,22 @@ class Supervisor:
         return 0.0
 
     def _launch(self, state: RunState, action: Launch) -> None:
+        option = action.option
         intent = AttemptRequested(
             attempt=state.next_attempt,
-            placement=action.option.placement,
+            placement=option.placement,
             why=action.why,
-            egress_usd_per_read=action.option.egress_usd_per_read,
+            egress_usd_per_read=option.egress_usd_per_read + option.traffic.read.requests_usd,
+            run_uri=self.run_uri(state, option),
+            save_usd_per_gb=option.traffic.save_usd_per_gb,
+            restore_usd_per_gb=option.traffic.restore_usd_per_gb,
+            move_usd_per_gb=option.move_usd_per_gb,
         )
         state = self._record(state, intent)
         self._grant(state, state.attempts[-1])
 
     def _grant(self, state: RunState, attempt: Attempt) -> None:
+        state = self._bring_checkpoint(state, attempt)
         try:
             self.backend.launch(self.request(state, attempt))
         except LaunchRefused as refusal:
@@ -183,6 +197,18 @@ class Supervisor:
             self.backend.stop(job_name(self.run_id, attempt.number))  # a rival's launch may be under way still
         else:
             self._sweep()  # a rival may have closed the attempt while this launch was under way
+
+    def _bring_checkpoint(self, state: RunState, attempt: Attempt) -> RunState:
+        """The newest checkpoint lies beside the machine before the machine is paid for."""
+        here, newest = run_uri_of(state, attempt.number), state.checkpoint
+        if newest is None or here in newest.run_uris:
+            return state
+        replica = self.replicate(newest.run_uris[-1], here)
+        if replica is None:
+            log.warning("nothing whole to go on from", extra={"run": self.run_id, "folder": newest.run_uris[-1]})
+            return state
+        event = CheckpointReplicated(attempt=attempt.number, name=replica.name, bytes=replica.copied_bytes)
+        return self._record(state, event)
 
     def _judge(self, state: RunState, action: Judge) -> None:
         event = AttemptEnded(attempt=action.attempt, outcome=action.outcome, detail=action.detail, cause=action.cause)
@@ -192,7 +218,7 @@ class Supervisor:
         """A supervisor that died between the record and the request left the trainer unasked."""
         live = next((a for a in state.attempts if a.is_live and a.end_requested_at), None)
         if live:
-            self.journal.request_stop(live.number)
+            self.journal(run_uri_of(state, live.number)).request_stop(live.number)
 
     def _sweep(self) -> None:
         """Stop every job of the run that the ledger does not count as open.

@@ -6,7 +6,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
-from functools import cached_property
+from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,12 +14,13 @@ from typing import TYPE_CHECKING, Any
 from launcher.adapters.settings import Settings
 from launcher.adapters.system_clock import SystemClock
 from launcher.core.pricing import LOCAL
-from launcher.core.state import Attempt, RunState, fold, job_name
+from launcher.core.state import Attempt, RunState, fold, job_name, run_uri_of
 from launcher.errors import InputError, NoSuchRun, NothingFeasible, Problem
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
+    from launcher.adapters.feeds import LiveFeeds
     from launcher.adapters.local_backend import LocalBackend
     from launcher.adapters.local_market import Market
     from launcher.adapters.price_book import PriceBook
@@ -106,7 +107,16 @@ class Wiring:
             gpus=self.catalog,
             catalogues=SkypilotCatalog(folder=self.settings.catalogs, gpus=self.catalog),
             clouds=self._clouds_record,
+            live=self._live,
         )
+
+    @property
+    def _live(self) -> LiveFeeds | None:
+        if not self.settings.feeds:
+            return None
+        from launcher.adapters.feeds import open_feeds
+
+        return open_feeds(self.settings.feeds, self.settings.state_folder / "feeds")
 
     def check_clouds(self) -> Clouds:
         """Let SkyPilot find out which clouds it may use here, and remember it."""
@@ -250,10 +260,11 @@ class Wiring:
     def machines(self) -> Path:
         return self.settings.state_folder / "machines"
 
-    def journal(self, state: RunState) -> Journal:
+    def journal(self, state: RunState, run_uri: str) -> Journal:
+        """The launcher's side of one of the run's folders."""
         from launcher.adapters.fsspec_journal import FsspecJournal
 
-        return FsspecJournal(state.submitted.run_uri, clock=self.run_clock(state))
+        return FsspecJournal(run_uri, clock=self.run_clock(state))
 
     def run_uri(self, spec: RunSpec, run_id: str, offer: Offer) -> str:
         """The run's folder for a machine of `offer`: under its bucket, `checkpoint.uri`, the settings' `runs_uri`, or
@@ -322,7 +333,7 @@ class Wiring:
         """
         if spec.market is not None or offer.provider == LOCAL:
             return
-        if not self.has_skypilot:
+        if not self._can_start(spec, offer):
             raise NothingFeasible(
                 f'machines of {offer.provider} are started through SkyPilot: pip install "spotlaunch[sky]" '
                 f'"skypilot[{offer.provider}]"; --simulate SEED runs it here against a drawn spot market'
@@ -343,6 +354,7 @@ class Wiring:
         return folder / f"{run_id}.log"
 
     def supervisor(self, run_id: str) -> Supervisor:
+        from launcher.adapters.checkpoint_store import CheckpointFolder
         from launcher.supervisor import Supervisor
 
         state = self.state(run_id)
@@ -352,7 +364,9 @@ class Wiring:
             run_id=run_id,
             ledger=self.ledger,
             backend=mine.backend(state),
-            journal=mine.journal(state),
+            journal=cache(lambda uri: mine.journal(state, uri)),
+            replicate=lambda old, new: CheckpointFolder(old).replicate(CheckpointFolder(new)),
+            run_uri=lambda state, option: mine.run_uri(state.spec, run_id, option.placement.offer),
             clock=clock,
             rules=mine.rules(state.spec),
             options=lambda state, _now: mine._options(state, clock),
@@ -377,7 +391,10 @@ class Wiring:
         )
         lying = [uri.removesuffix(f"/{state.run_id}") for uri in newest.run_uris] if newest else []
         candidates, _ = survey(agreed, self.book(spec, clock), agreed_saves, now=clock.now(), lying=lying)
-        return [c.option for c in candidates]
+        return [c.option for c in candidates if self._can_start(spec, c.option.placement.offer)]
+
+    def _can_start(self, spec: RunSpec, offer: Offer) -> bool:
+        return spec.market is not None or offer.provider == LOCAL or self.has_skypilot
 
 
 def _request(state: RunState, attempt: Attempt, *, time_scale: float) -> LaunchRequest:
@@ -397,7 +414,7 @@ def _request(state: RunState, attempt: Attempt, *, time_scale: float) -> LaunchR
             spec,
             run_id=state.run_id,
             attempt=attempt.number,
-            run_uri=state.submitted.run_uri,
+            run_uri=run_uri_of(state, attempt.number),
             placement=attempt.placement,
             spent_usd=spent,
             cap_usd=state.approved_usd,

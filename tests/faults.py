@@ -16,6 +16,7 @@ CALLS: Mapping[str, frozenset[str]] = {
     "ledger": frozenset({"append", "read"}),
     "backend": frozenset({"launch", "phase", "stop", "names"}),
     "journal": frozenset({"read", "request_stop"}),
+    "folders": frozenset({"replicate"}),
     "clock": frozenset({"sleep"}),
 }
 

@@ -29,7 +29,19 @@ def a_postgres() -> Iterator[str]:
             shutil.chown(folder, user)
         _run(initdb, "-D", data, "-U", "ada", "-A", "trust", "-E", "UTF8", "--no-sync", user=user)
         with subprocess.Popen(
-            [server, "-D", data, "-k", folder, "-c", "listen_addresses=", "-c", "fsync=off"],
+            [
+                server,
+                "-D",
+                data,
+                "-k",
+                folder,
+                "-c",
+                "listen_addresses=",
+                "-c",
+                "fsync=off",
+                "-c",
+                "log_min_messages=log",
+            ],
             user=user,
             cwd=folder,
             stdout=subprocess.DEVNULL,
@@ -42,7 +54,7 @@ def a_postgres() -> Iterator[str]:
                 assert said, "PostgreSQL did not start"
                 yield f"postgresql://ada@/postgres?host={folder}"
             finally:
-                process.send_signal(signal.SIGINT)  # a fast shutdown: it does not wait for clients
+                process.send_signal(signal.SIGQUIT)  # at once: nobody will read what it holds
                 process.communicate()
 
 

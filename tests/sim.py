@@ -15,6 +15,7 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Literal
 
+from launcher.core.checkpoints import Replica
 from launcher.core.events import Entry, Event, RunSubmitted, StopRequested, from_json, to_json
 from launcher.core.journal import JournalLine
 from launcher.core.machine import LaunchRequest, Phase
@@ -233,6 +234,23 @@ class FakeJournal:
 
 
 @dataclass(slots=True, kw_only=True)
+class FakeFolders:
+    """Run folders: one for all regions, or one beside each; what was brought from which to which."""
+
+    is_regional: bool = False
+    brought: list[tuple[str, str]] = field(default_factory=list)
+
+    def beside(self, state: RunState, option: Option) -> str:
+        uri = state.submitted.run_uri
+        return f"{uri}/{option.placement.offer.region}" if self.is_regional else uri
+
+    def replicate(self, old: str, new: str) -> Replica | None:
+        copied = 0 if (old, new) in self.brought else 10**9
+        self.brought.append((old, new))
+        return Replica(name="step-1-a1", bytes=10**9, copied_bytes=copied)
+
+
+@dataclass(slots=True, kw_only=True)
 class Sim:
     """One submitted run and the world it meets."""
 
@@ -243,6 +261,7 @@ class Sim:
     backend: FakeBackend
     journal: FakeJournal
     rules: Rules
+    folders: FakeFolders = field(default_factory=FakeFolders)
 
     def options(self, _state: RunState, now: datetime) -> tuple[Option, ...]:
         """The places at the market's prices of `now`."""
@@ -260,7 +279,9 @@ class Sim:
             run_id=RUN,
             ledger=wrap("ledger", self.ledger),  # type: ignore[arg-type]  # wrapped ports keep their protocol
             backend=wrap("backend", self.backend),  # type: ignore[arg-type]
-            journal=wrap("journal", self.journal),  # type: ignore[arg-type]
+            journal=lambda _uri: wrap("journal", self.journal),  # type: ignore[return-value]
+            replicate=wrap("folders", self.folders).replicate,  # type: ignore[attr-defined]
+            run_uri=lambda state, option: self.folders.beside(state, option),
             clock=wrap("clock", self.clock),  # type: ignore[arg-type]
             rules=self.rules,
             options=self.options,

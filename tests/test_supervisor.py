@@ -568,3 +568,24 @@ def test_a_clock_that_was_set_back_never_turns_the_bill_back() -> None:
     assert state.outcome == "succeeded"
     assert instants == sorted(instants)
     assert spent_usd(state, state.at) >= before > 0
+
+
+def test_a_checkpoint_is_brought_beside_the_machine_before_the_machine_is_asked_for() -> None:
+    here = an_option(a_placement(an_offer(zone="a", region="east"), usd_per_hour="6"))
+    there = an_option(a_placement(an_offer(zone="b", region="west"), usd_per_hour="7"))
+    sim = a_run({1: Fate(life_seconds=300)}, places=[here, there])
+    sim.folders.is_regional = True
+    machines_at_move: list[list[str]] = []
+
+    def check(call: str) -> None:
+        if call == "folders.replicate":
+            machines_at_move.append(sim.backend.running())
+
+    supervise_watched(sim, check)
+
+    state = sim.state()
+    uri = state.submitted.run_uri
+    assert machines_at_move == [[]]
+    assert sim.folders.brought == [(f"{uri}/east", f"{uri}/west")]
+    assert [attempt.run_uri for attempt in state.attempts] == [f"{uri}/east", f"{uri}/west"]
+    assert state.attempts[1].replicated_bytes == 10**9

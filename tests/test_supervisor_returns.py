@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass, field, fields
 from datetime import timedelta
 from decimal import Decimal
 
@@ -14,6 +15,8 @@ from launcher.core.events import EndRequested
 from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
 from launcher.core.options import Rules, changeover_seconds
+from launcher.core.state import RunState, fold
+from launcher.supervisor import Supervisor
 from tests.builders import T0, a_placement, a_spec, a_submit, an_offer, an_option
 from tests.machines import Fate, Work
 from tests.sim import Sim, a_sim
@@ -21,13 +24,15 @@ from tests.test_supervisor_markets import trained_at
 
 HOUR = 3600.0
 FOREVER = 1e9
-STEPS = 960  # of 30 s: 8 hours
-WORK = Work(steps=STEPS, step_seconds=30, setup_seconds=240, save_seconds=15, every_steps=30)
-PACE = {"step_seconds": 30.5, "setup_seconds": 240.0, "save_seconds": 15.0}  # saves are part of the pace
+STEPS = 600  # of 60 s: 10 hours
+WORK = Work(steps=STEPS, step_seconds=60, setup_seconds=240, save_seconds=15, every_steps=15)
+PACE = {"step_seconds": 61.0, "setup_seconds": 240.0, "save_seconds": 15.0}  # saves are part of the pace
 SPOT = an_option(a_placement(an_offer(zone="a"), usd_per_hour="6"), **PACE)
 SPOT_B = an_option(a_placement(an_offer(zone="b"), usd_per_hour="7"), **PACE)
 ON_DEMAND = an_option(a_placement(an_offer(zone="a", capacity=Capacity.ON_DEMAND), usd_per_hour="20"), **PACE)
-RULES = Rules(poll_seconds=60.0, fallback_delay_seconds=900.0)
+RULES = Rules(poll_seconds=60.0, fallback_delay_seconds=600.0)
+
+SPOT_FIRST = (Capacity.SPOT, Capacity.ON_DEMAND)
 
 Spells = Sequence[tuple[float, float]]
 """When a place has capacity: (since, until) in seconds behind T0."""
@@ -41,33 +46,51 @@ def a_market(
     *places: Spells,
     hours_to_deadline: float,
     approved_usd: str = "10000",
-    rules: Rules = RULES,
-    mode: Sequence[str] = ("spot", "on_demand"),
+    start_seconds: float = RULES.fallback_delay_seconds,
+    mode: Sequence[Capacity] = SPOT_FIRST,
 ) -> Sim:
-    """Spot in zones a, b … as `places` say; the fallback always has capacity, and takes as long as it may."""
+    """Spot in zones a, b … as `places` say; the fallback always has capacity, and is billed while it starts."""
     options = [SPOT, SPOT_B][: len(places)]
     capacity = {o.placement.offer.key: spells for o, spells in zip(options, places, strict=True)}
 
     def fate(request: LaunchRequest) -> Fate:
         offer = request.placement.offer
         if offer.capacity is not Capacity.SPOT:
-            return Fate(start_seconds=rules.fallback_delay_seconds)
+            return Fate(start_seconds=start_seconds)
         now = (sim.clock.now() - T0).total_seconds()
         left = next((until - now for since, until in capacity[offer.key] if since <= now < until), None)
         return Fate(refusal="no_capacity") if left is None else Fate(life_seconds=left, notice_seconds=120.0)
 
     submit = a_submit(
-        a_spec(workload={"steps": STEPS, "step_seconds": {"H100": 30.0}}, mode=list(mode)),
+        a_spec(workload={"steps": STEPS, "step_seconds": {"H100": 60.0}}, mode=list(mode)),
         deadline_at=T0 + timedelta(hours=hours_to_deadline),
         approved_usd=approved_usd,
     )
-    sim = a_sim(places=[*options, ON_DEMAND], submit=submit, fate=fate, rules=rules, work=WORK)
+    sim = a_sim(places=[*options, ON_DEMAND], submit=submit, fate=fate, rules=RULES, work=WORK)
     return sim
 
 
+@dataclass(frozen=True, kw_only=True)
+class Remembering(Supervisor):
+    """Folds only what is new, as `fold` may be used: half a day of looks at half a day of entries takes too long."""
+
+    known: dict[str, RunState] = field(default_factory=dict)
+
+    def _state(self) -> RunState:
+        before = self.known.get(self.run_id)
+        after = fold(before, self.ledger.read(self.run_id, after_seq=before.seq if before else 0))
+        assert after is not None
+        self.known[self.run_id] = after
+        return after
+
+
+def supervised(sim: Sim) -> RunState:
+    plain = sim.supervisor()
+    return Remembering(**{field.name: getattr(plain, field.name) for field in fields(plain)}).supervise()
+
+
 def bill(sim: Sim) -> Decimal:
-    state = sim.supervisor().supervise()
-    assert state.outcome == "succeeded"
+    assert supervised(sim).outcome == "succeeded"
     return sim.backend.billed_usd(sim.clock.now())
 
 
@@ -80,43 +103,45 @@ ON_DEMAND_USD = 20 * ON_DEMAND.seconds_to_finish(STEPS) / 3600
 
 
 def test_a_run_goes_back_to_spot_when_spot_is_back() -> None:
-    """Spot is away in the second hour; the slack does not bear to wait idle for all of it."""
-    sim = a_market([(0, HOUR), (2 * HOUR, FOREVER)], hours_to_deadline=11.0)
-    stays = a_market([(0, HOUR), (2 * HOUR, FOREVER)], hours_to_deadline=11.0, mode=["on_demand", "spot"])
+    """Spot is away in the second hour, and the slack too small to wait for all of it."""
+    away = [(0, HOUR), (2 * HOUR, FOREVER)]
+    sim, stays = (a_market(away, hours_to_deadline=12.0, mode=mode) for mode in (SPOT_FIRST, SPOT_FIRST[::-1]))
 
-    assert float(bill(sim)) < 0.5 * ON_DEMAND_USD
-    assert float(bill(stays)) > ON_DEMAND_USD
-    assert len(sim.state().attempts) <= 8
+    usd = bill(sim)
+
+    assert float(usd) < 0.4 * ON_DEMAND_USD < 0.4 * float(bill(stays))
+    assert tries(sim) == 1
+    assert len(sim.state().attempts) <= 6
 
 
-@pytest.mark.parametrize("hours_to_deadline", [10.0, 12.0, 16.0])
+@pytest.mark.parametrize("hours_to_deadline", [11.0, 12.0, 15.0])
 def test_a_market_without_spot_is_asked_seldom(hours_to_deadline: float) -> None:
     sim = a_market([], [], hours_to_deadline=hours_to_deadline)
 
     usd = bill(sim)
 
-    assert tries(sim) <= 3
+    assert tries(sim) <= 5
     assert float(usd) < 1.15 * ON_DEMAND_USD
 
 
-def test_a_market_that_takes_every_machine_soon_is_given_up() -> None:
-    """Five minutes of spot in every half hour: less than a start is worth."""
+def test_a_market_that_soon_takes_every_machine_is_not_run_after() -> None:
+    """Five minutes of spot in every half hour: hardly more than a start takes."""
     short = [(i * HOUR / 2, i * HOUR / 2 + 300) for i in range(60)]
 
-    sim = a_market(short, short, hours_to_deadline=14.0)
+    sim = a_market(short, short, hours_to_deadline=15.0)
 
-    assert float(bill(sim)) < 1.3 * ON_DEMAND_USD
-    assert tries(sim) <= 8
+    assert float(bill(sim)) < 1.15 * ON_DEMAND_USD
+    assert tries(sim) <= 5
 
 
 @given(first=spells, second=spells, wasted=st.integers(0, 6 * 3600))
-@settings(max_examples=12)
+@settings(max_examples=25)
 def test_going_back_never_costs_the_deadline(first: Spells, second: Spells, wasted: int) -> None:
     """One that an immediate fallback would keep, however long the fallback takes to run within the stated delay."""
     least = ON_DEMAND.seconds_to_finish(STEPS) + changeover_seconds(RULES)
     sim = a_market(first, second, hours_to_deadline=(least + wasted) / HOUR)
 
-    state = sim.supervisor().supervise()
+    state = supervised(sim)
 
     assert state.outcome == "succeeded"
     assert trained_at(sim) <= state.submitted.deadline_at  # type: ignore[operator]  # an instant, as it succeeded
@@ -125,11 +150,11 @@ def test_going_back_never_costs_the_deadline(first: Spells, second: Spells, wast
 
 
 @given(first=spells, approved=st.integers(20, 200))
-@settings(max_examples=8)
+@settings(max_examples=15)
 def test_going_back_never_spends_more_than_was_approved(first: Spells, approved: int) -> None:
-    sim = a_market(first, hours_to_deadline=14.0, approved_usd=str(approved))
+    sim = a_market([*first, (40 * HOUR, FOREVER)], hours_to_deadline=15.0, approved_usd=str(approved))
 
-    sim.supervisor().supervise()
+    supervised(sim)
 
     one_poll = Decimal(20) * Decimal(str(RULES.poll_seconds)) / 3600
     assert sim.backend.billed_usd(sim.clock.now()) <= approved + one_poll
@@ -137,7 +162,8 @@ def test_going_back_never_spends_more_than_was_approved(first: Spells, approved:
 
 def test_a_run_that_could_be_finished_on_the_fallback_still_is_after_a_failed_try() -> None:
     """Whatever amount pays for the whole run on demand: a try for spot never makes it run out of money."""
-    for extra in (5, 10, 20, 30):
-        sim = a_market([], hours_to_deadline=14.0, approved_usd=f"{ON_DEMAND_USD + extra:.0f}")
+    for extra in (2, 5, 10, 20, 30):
+        sim = a_market([], hours_to_deadline=15.0, approved_usd=f"{ON_DEMAND_USD + extra:.0f}", start_seconds=0)
 
-        assert sim.supervisor().supervise().outcome == "succeeded"
+        assert supervised(sim).outcome == "succeeded"
+        assert sim.backend.billed_usd(sim.clock.now()) < ON_DEMAND_USD + extra

@@ -4,6 +4,7 @@ embedded snapshot  ┐ per cloud the younger of the two as a whole: two days' pr
 SkyPilot catalogue ┘ and a machine that is in one of them only is gone, or not sold yet
 reservations       ┐ pricing.yaml
 own machines       ┘
+live feeds           lay what a provider says now over what is listed, where the user has switched them on
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from launcher.adapters.skypilot_catalog import SkypilotCatalog
 from launcher.adapters.skypilot_clouds import read_clouds
@@ -22,6 +24,9 @@ from launcher.core.inventory import cluster_offers, own_offers, reserved_offers
 from launcher.core.offers import Offer
 from launcher.core.pricing import Terms
 
+if TYPE_CHECKING:
+    from launcher.adapters.feeds import LiveFeeds
+
 
 @dataclass(frozen=True, kw_only=True)
 class PriceBook:
@@ -31,11 +36,13 @@ class PriceBook:
     gpus: GpuCatalog
     catalogues: SkypilotCatalog | None = None
     clouds: Path | None = None  # record of the clouds that are enabled here
+    live: LiveFeeds | None = None
 
     def offers(self, now: datetime) -> tuple[Offer, ...]:
         """Raises: InputError: pricing.yaml, a catalogue or the record of clouds is wrong."""
         today = now.date()
-        listed = without_doubted_references(self._listed(now))
+        known = tuple(self._listed(now))
+        listed = without_doubted_references(self.live.over(known, now) if self.live else known)
         reserved = reserved_offers(self.terms, listed, catalog=self.gpus, today=today)
         clusters = cluster_offers(self.terms, catalog=self.gpus, today=today)
         own = own_offers(self.terms, catalog=self.gpus, today=today)

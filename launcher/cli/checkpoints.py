@@ -92,11 +92,12 @@ def gc(
     plain: PlainOption = False,
 ) -> None:
     from launcher.adapters.checkpoint_store import CheckpointFolder
+    from launcher.core.state import newest_run_uri
     from launcher.render.words import size
 
     wired = wiring()
     uri = _uri(wired, run)
-    state = next((one for one in wired.states() if one.submitted.run_uri == uri), None)
+    state = next((one for one in wired.states() if newest_run_uri(one) == uri), None)
     _demand_rest(state)
     done = CheckpointFolder(uri).collect(_keep(state, keep))
     console(plain=plain).print(
@@ -113,12 +114,13 @@ def _uri(wired: Wiring, run: str) -> str:
     Raises: NoSuchRun: it can be neither.
     """
     from launcher.cli.runs import full_id
+    from launcher.core.state import newest_run_uri
     from launcher.errors import NoSuchRun
 
     if "://" in run:
         return run.rstrip("/")
     try:
-        return wired.state(full_id(wired, run)).submitted.run_uri
+        return newest_run_uri(wired.state(full_id(wired, run)))
     except NoSuchRun:
         if Path(run).is_dir():
             return str(Path(run).absolute())

@@ -178,13 +178,14 @@ def _watch(wired: Wiring, run_id: str, view: LiveView, after_seq: int) -> RunSta
 def _newest_step(wired: Wiring, state: RunState) -> TrainerStepped | None:
     """Fresher than the ledger, which hears of steps only every few minutes."""
     from launcher.core.journal import TrainerStepped
+    from launcher.core.state import run_uri_of
     from launcher.errors import BackendError
 
     live = next((a for a in state.attempts if a.is_live and a.training_at), None)
     if live is None:
         return None
     try:
-        lines = wired.journal(state).read(live.number, after_segment=max(0, live.segment - 1))
+        lines = wired.journal(state, run_uri_of(state, live.number)).read(live.number, after_segment=max(0, live.segment - 1))
     except BackendError:
         return None
     return next((line for line in reversed(lines) if isinstance(line, TrainerStepped)), None)

@@ -28,7 +28,7 @@ def assumptions(
     saves = f"{save:.3g} s for a save every {interval_seconds / 60:.1f} min"
     return (
         Assumption(name="step time", value=times, source=step.source),
-        Assumption(name="price", value=f"${hourly}/h", source=option.placement.price.basis),
+        Assumption(name="price", value=f"${hourly}/h", source=f"{option.placement.price.basis}; {offer.source}"),
         Assumption(name="set-up", value=f"{setup:.0f} s a start", source=setup_source),
         Assumption(name="save", value=saves, source=save_source),
         Assumption(name="storage", value=f"${storage} per GB and month", source=storage_source),
@@ -68,5 +68,5 @@ def _of_preemptions(option: Option) -> Iterable[Assumption]:
         yield Assumption(
             name="preemptions",
             value=f"{option.preemptions_per_hour:.2g} per hour of a fresh machine, fewer of an old one",
-            source="stated by the offer" if known else "assumed: AWS V100 traces of 2023-02 (Wu et al., NSDI 2024)",
+            source=offer.source if known else "assumed: AWS V100 traces of 2023-02 (Wu et al., NSDI 2024)",
         )

@@ -22,6 +22,8 @@ from launcher.core.spec import RunSpec
 from launcher.core.spot import Return, blocks, jitter, return_to, worth_waiting
 from launcher.core.state import Attempt, RunState, burn_usd_per_hour, egress_usd, spent_usd
 
+_FAR_SHORT = Decimal("0.8")  # of the money for the rest: no error of the pace would make it enough
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Launch:
@@ -245,10 +247,11 @@ def _back_to_spot(view: View, live: Attempt) -> tuple[EndCause, str] | None:
 
 
 def _is_paid(view: View, way: Return, steps: int) -> bool:
-    """The run can be finished here even after a failed try; or it cannot be in any case."""
-    seconds = Decimal(str(way.here.seconds_to_finish(steps)))
-    stay_usd = way.here.placement.usd_per_hour * seconds / 3600
-    return not stay_usd <= view.left_usd < stay_usd + way.risked_usd
+    """The run can be finished here even after a failed try; or the money is far too short for that in any case."""
+    here = way.here
+    closing = closing_seconds(view.rules, here.durable_seconds, here.step_seconds)
+    stay_usd = here.placement.usd_per_hour * Decimal(str(steps * here.step_seconds + closing)) / 3600
+    return view.left_usd >= stay_usd + way.risked_usd or view.left_usd < _FAR_SHORT * stay_usd
 
 
 def _ahead_usd(view: View, live: Attempt, seconds: float) -> Decimal:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from decimal import Decimal
 
-from launcher.core.gravity import Tariffs
+from launcher.core.gravity import Tariffs, store_of
 from launcher.core.offers import Offer
 from launcher.core.options import Option
 from launcher.core.pricing import LOCAL
@@ -24,8 +24,6 @@ STORAGE_USD_PER_GB_MONTH = Decimal("0.07")  # the dearest store in the tariffs, 
 SECONDS_BETWEEN_PREEMPTIONS = 3 * 3600.0
 MIN_INTERVAL_SECONDS, MAX_INTERVAL_SECONDS = 5.0, 1800.0
 MAX_SAVING_SHARE, MAX_WRITING_SHARE = 0.05, 0.5
-
-_STORES = {"s3": "aws", "gs": "gcp", "gcs": "gcp", "az": "azure", "abfs": "azure", "abfss": "azure"}
 
 
 def save_interval_seconds(spec: RunSpec, option: Option) -> float:
@@ -81,7 +79,7 @@ def storage_usd_per_gb_month(offer: Offer, tariffs: Tariffs, *, uri: str | None)
 
     The user's own disk costs nothing here.
     """
-    store = _STORES.get((uri or "").partition("://")[0]) if "://" in (uri or "") else None
+    store = store_of(uri)
     if store is None and (offer.provider == LOCAL or offer.simulated):
         return Decimal(0), "on this machine's disk", False
     provider = store or offer.provider

@@ -112,7 +112,8 @@ class Return:
     here: Option
     there: Option
     outage: Outage | None
-    failed_usd: float  # lost if the place refuses: the closing save, and a start on the fallback
+    closing_usd: float  # for the last save there, and the release
+    failed_usd: float  # lost if the place refuses: that, and a start on the fallback
     usd_per_hour: float  # saved while spot trains
     expected_usd: float  # saved, all in all
 
@@ -127,12 +128,12 @@ class Return:
 
     @property
     def risked_usd(self) -> Decimal:
-        """Billed at the worst: both starts and the closing save, and no step in between."""
-        usd = Decimal(0)
-        for option, saving_seconds in ((self.here, self.here.durable_seconds), (self.there, 0.0)):
-            hours = Decimal(str(option.setup_seconds + saving_seconds)) / 3600
-            usd += option.placement.usd_per_hour * hours + option.arrival_usd
-        return usd
+        """Billed at the worst: the closing save, and both starts without a step in between."""
+        starts = sum(
+            o.placement.usd_per_hour * Decimal(str(o.setup_seconds)) / 3600 + o.arrival_usd
+            for o in (self.here, self.there)
+        )
+        return starts + Decimal(str(self.closing_usd))
 
 
 def return_to(state: RunState, here: Option, there: Option, *, steps: int, now: datetime, rules: Rules) -> Return:
@@ -153,6 +154,7 @@ def return_to(state: RunState, here: Option, there: Option, *, steps: int, now: 
         here=here,
         there=there,
         outage=outage,
+        closing_usd=closing,
         failed_usd=closing + start,
         usd_per_hour=saved,
         expected_usd=chance * granted - (1 - chance) * start - closing,

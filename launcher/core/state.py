@@ -40,6 +40,7 @@ __all__ = [
     "hours",
     "job_name",
     "machine_usd",
+    "newest_run_uri",
     "run_uri_of",
     "spent_usd",
     "storage_usd",
@@ -168,6 +169,11 @@ def egress_usd(state: RunState, attempt: Attempt) -> Decimal:
 def run_uri_of(state: RunState, number: int) -> str:
     """The run folder of an attempt."""
     return state.attempts[number - 1].run_uri or state.submitted.run_uri
+
+
+def newest_run_uri(state: RunState) -> str:
+    """The run folder with the newest checkpoint, or where the first one will be."""
+    return state.checkpoint.run_uris[-1] if state.checkpoint else state.submitted.run_uri
 
 
 def storage_usd(state: RunState, now: datetime) -> Decimal:

@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.core.report import CAUSES, Stored, attempt_usd, bill, forecast, stored
-from launcher.core.state import Attempt, RunState, burn_usd_per_hour, spent_usd
+from launcher.core.state import Attempt, RunState, burn_usd_per_hour, newest_run_uri, spent_usd
 from launcher.render.tables import Column, table
 from launcher.render.words import Money, clock_time, simulated, size, span
 
@@ -76,7 +76,7 @@ def show_run(console: Console, state: RunState, now: datetime, money: Money, *, 
     console.print(f"\n [bold]{state.run_id}[/]  {phase(state, supervised=supervised)}{label}")
     if state.detail:
         console.print(f" {state.detail}")
-    console.print(f" step {state.step:,} of {state.spec.workload.steps:,} · folder {state.submitted.run_uri}")
+    console.print(f" step {state.step:,} of {state.spec.workload.steps:,} · folder {newest_run_uri(state)}")
     console.print(_attempts(console, state, now, money))
     for sentence in _money(state, now, money):
         console.print(f" {sentence}")
@@ -120,7 +120,7 @@ def run_json(state: RunState, now: datetime, *, supervised: bool) -> dict[str, A
         "finished_at": state.finished_at.isoformat() if state.finished_at else None,
         "step": state.step,
         "steps": state.spec.workload.steps,
-        "run_uri": state.submitted.run_uri,
+        "run_uri": newest_run_uri(state),
         "approved_usd": str(state.approved_usd),
         "spent_usd": str(spent.total_usd),
         "by_cause_usd": {cause: str(usd) for cause, usd in spent.by_cause.items()},

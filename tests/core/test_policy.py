@@ -16,6 +16,7 @@ from launcher.core.events import (
     AttemptRequested,
     AttemptStarted,
     CheckpointCommitted,
+    CheckpointReplicated,
     EndRequested,
     Event,
     ProgressReported,
@@ -548,3 +549,17 @@ def test_spot_is_ended_for_a_fallback_only_when_that_may_have_capacity_again(ref
 
     assert action(0.8 * pause - 10) == Keep()
     assert isinstance(action(1.2 * pause + 10), AskToEnd)
+
+
+def test_a_launch_is_waited_for_from_when_its_checkpoint_was_there() -> None:
+    """Bringing a terabyte along takes longer than a machine."""
+    rules = Rules(launch_seconds=1200)
+    intent = AttemptRequested(attempt=1, placement=a_placement(), why="test")
+    bare, brought = (
+        a_state(intent, *events, every_seconds=3000.0)
+        for events in ((), (CheckpointReplicated(attempt=1, name="step-1-a1", bytes=10**12),))
+    )
+
+    assert isinstance(decide(bare, [an_option()], now=after(3000 + 1300), rules=rules), Judge)
+    assert isinstance(decide(brought, [an_option()], now=after(6000 + 1100), rules=rules), Relaunch)
+    assert isinstance(decide(brought, [an_option()], now=after(6000 + 1300), rules=rules), Judge)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import json
 import signal
 import subprocess
@@ -255,14 +254,13 @@ def run_instances(
     tags: Mapping[str, str] | None = None,
     env: Mapping[str, str] | None = None,
 ) -> subprocess.CompletedProcess[str]:
-    user_data = USER_DATA.format(key=(lab.home / "key.pub").read_text().strip())
     asked: dict[str, object] = {
         "ImageId": IMAGE,
         "InstanceType": "g6.xlarge",
         "MinCount": 1,
         "MaxCount": 1,
-        "Placement": {"AvailabilityZone": zone},
-        "UserData": base64.b64encode(user_data.encode()).decode(),
+        "NetworkInterfaces": [{"DeviceIndex": 0, "SubnetId": subnet(lab, zone), "AssociatePublicIpAddress": True}],
+        "UserData": USER_DATA.format(key=(lab.home / "key.pub").read_text().strip()),
     }
     if spot:
         asked["InstanceMarketOptions"] = {"MarketType": "spot"}
@@ -271,6 +269,13 @@ def run_instances(
         asked["TagSpecifications"] = [{"ResourceType": "instance", "Tags": pairs}]
     order = ["aws", "ec2", "run-instances", "--region", zone[:-1], "--cli-input-json", json.dumps(asked)]
     return lab.run(order, env=env)
+
+
+def subnet(lab: AwsLab, zone: str) -> str:
+    wanted = ["--filters", f"Name=availability-zone,Values={zone}", "--query", "Subnets[0].SubnetId"]
+    return lab.run(
+        ["aws", "ec2", "describe-subnets", "--region", zone[:-1], *wanted, "--output", "text"]
+    ).stdout.strip()
 
 
 def a_machine(lab: AwsLab, *, spot: bool = True, zone: str = ZONE, tags: Mapping[str, str] | None = None) -> Instance:

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from tests.labs.aws import AwsLab, obstacle
+from tests.labs.aws.lab import AwsLab, obstacle
 from tests.labs.user import User
 
 TRAINER = Path(__file__).parents[2] / "system" / "trainer.py"
@@ -67,7 +67,9 @@ def write(user: User, *, steps: int = STEPS, pause: float = 0.3, deadline: str =
 
 def undisturbed(steps: int, folder: Path) -> str:
     environ = os.environ | {"STEPS": str(steps)}
-    done = subprocess.run([sys.executable, TRAINER], cwd=folder, env=environ, capture_output=True, text=True, check=True)
+    done = subprocess.run(
+        [sys.executable, TRAINER], cwd=folder, env=environ, capture_output=True, text=True, check=True
+    )
     return re.findall(r"final loss (\S+)", done.stdout)[-1]
 
 

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 from tests.labs.network import must
@@ -28,6 +29,7 @@ FREEZER = "mount -t cgroup -o freezer cgroup"
 NO_SERVICES = Path("/usr/sbin/policy-rc.d")  # Debian asks it before it starts a service that it installed
 
 
+@cache
 def obstacle() -> str | None:
     """Why the lab cannot be on this machine; None where it can, after `install` perhaps."""
     if sys.platform != "linux" or os.geteuid() != 0:
