@@ -2,15 +2,26 @@
 VENV   := .venv
 PYTHON ?= python3
 BIN    := $(VENV)/bin
+RUNS   := $(VENV)/.runs
 INSTALLED := $(VENV)/.installed
+INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-all lab-slurm lab-aws check bench clean
 
-demo: $(INSTALLED)
+demo: $(RUNS)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/quickstart/demo.py
 
 test: $(INSTALLED)
 	@$(BIN)/python -m pytest $(PYTEST)
+
+# Real engines without a cloud, as root: a Slurm, and an EC2 API with hosts behind it (tests/labs/README.md).
+lab-slurm: $(INSTALLED)
+	@$(BIN)/python -m pytest -m lab --numprocesses 0 tests/labs/slurm $(PYTEST)
+
+lab-aws: $(INSTALLED)
+	@$(BIN)/python -m pytest -m lab --numprocesses 0 tests/labs/aws $(PYTEST)
+
+test-all: lab-aws lab-slurm test
 
 check: $(INSTALLED)
 	@$(BIN)/ruff format --check .
@@ -21,10 +32,14 @@ check: $(INSTALLED)
 bench: $(INSTALLED)
 	@$(BIN)/python -m benchmarks
 
-$(INSTALLED): pyproject.toml constraints.txt
+$(RUNS): pyproject.toml constraints.txt
 	@echo "installing into $(VENV) (torch is large: a few minutes on the first run)"
 	@$(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[torch,dev,s3]"
+	@$(INSTALL) -e ".[torch]"
+	@touch $@
+
+$(INSTALLED): $(RUNS)
+	@$(INSTALL) -e ".[torch,dev,s3,sky,postgres]"
 	@touch $@
 
 clean:

@@ -2,6 +2,7 @@
 
 python -m benchmarks                  start-up and hooks, a minute
 python -m benchmarks checkpoint …     saves beside other libraries; minutes for each size (--help)
+python -m benchmarks recovery LAB     from a preemption to training again, beside SkyPilot's managed jobs (--help)
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import os
 import platform
 import sys
 
-from benchmarks import checkpoint, hooks, startup
+from benchmarks import checkpoint, hooks, recovery, startup
 
 
 def main(arguments: list[str]) -> None:
     print(f"{platform.processor() or platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}\n")
     if arguments[:1] == ["checkpoint"]:
         checkpoint.main(arguments[1:])
+        return
+    if arguments[:1] == ["recovery"]:
+        recovery.main(arguments[1:])
         return
     for benchmark in (startup, hooks):
         print(f"## {benchmark.__name__.removeprefix('benchmarks.')}\n")

@@ -180,6 +180,7 @@ class Wiring:
         scale = spec.market.time_scale if spec.market else 1.0
         is_local = spec.market is not None or spec.providers == [LOCAL]
         return Rules(
+            rank_reserved_by=self.terms.rank_reserved_by,
             poll_seconds=max(min(self.settings.poll_seconds, 2.0 if is_local else math.inf), 0.5 * scale),
             release_seconds=max(30.0, 0.5 * scale),
             grace_seconds=max(300.0, 30.0 * scale),

@@ -281,7 +281,7 @@ class Sim:
             backend=wrap("backend", self.backend),  # type: ignore[arg-type]
             journal=lambda _uri: wrap("journal", self.journal),  # type: ignore[return-value]
             replicate=wrap("folders", self.folders).replicate,  # type: ignore[attr-defined]
-            run_uri=lambda state, option: self.folders.beside(state, option),
+            run_uri=self.folders.beside,
             clock=wrap("clock", self.clock),  # type: ignore[arg-type]
             rules=self.rules,
             options=self.options,

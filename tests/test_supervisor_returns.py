@@ -135,7 +135,7 @@ def test_a_market_that_soon_takes_every_machine_is_not_run_after() -> None:
 
 
 @given(first=spells, second=spells, wasted=st.integers(0, 6 * 3600))
-@settings(max_examples=25)
+@settings(max_examples=15)
 def test_going_back_never_costs_the_deadline(first: Spells, second: Spells, wasted: int) -> None:
     """One that an immediate fallback would keep, however long the fallback takes to run within the stated delay."""
     least = ON_DEMAND.seconds_to_finish(STEPS) + changeover_seconds(RULES)

@@ -8,6 +8,8 @@ from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
 
+CLUSTERS = ("slurm", "kubernetes")  # providers of pools that the user's inventory names
+
 # They rent single hosts, without a network that training could use between two of them: SkyPilot 0.14.1 takes no
 # multi-node task there (MULTI_NODE in sky/clouds/<name>.py)
 SINGLE_HOSTS = frozenset({"hyperbolic", "primeintellect", "runpod", "seeweb", "shadeform", "vast", "verda", "yotta"})
@@ -49,7 +51,9 @@ class Offer:
 
     @property
     def where(self) -> str:
-        """Provider and the finest place known: `aws use2-az1`."""
+        """Provider and the finest place known: `aws use2-az1`, `slurm lab/spot`."""
+        if self.provider in CLUSTERS:
+            return f"{self.provider} {self.region}/{self.zone}"
         return f"{self.provider} {self.zone or self.region}"
 
     def usable_seconds(self, now: datetime) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Literal
 
@@ -70,14 +70,14 @@ class Option:
         Spot may be taken, a reservation may end too early, and one that begins later than that moment comes too late.
         """
         offer, needed = self.placement.offer, self.seconds_to_finish(steps)
-        closes_at = offer.closes_at or deadline_at
-        begins_in = 0.0 if offer.opens_at is None else max(0.0, (offer.opens_at - now).total_seconds())
-        if self.capacity is Capacity.SPOT or math.isinf(needed):
-            return None
-        if offer.closes_at is not None and (closes_at - now).total_seconds() - begins_in < needed:
+        closes_at = offer.closes_at or datetime.max.replace(tzinfo=UTC)
+        if self.capacity is Capacity.SPOT or math.isinf(needed) or (closes_at - now).total_seconds() < needed:
             return None
         spare = (min(deadline_at, closes_at) - now).total_seconds() - needed
-        return None if begins_in and spare < begins_in + changeover_seconds(rules) else spare
+        if offer.opens_at is None or offer.opens_at <= now:
+            return spare
+        opens_in = (offer.opens_at - now).total_seconds()
+        return spare if spare >= opens_in + changeover_seconds(rules) else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

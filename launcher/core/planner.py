@@ -94,8 +94,8 @@ def plan(spec: RunSpec, book: Book, measured: Measured, *, now: datetime, rules:
             made_at=now,
         )
     deadline_at = _deadline(spec, candidates, now, rules.fallback_delay_seconds)
-    estimates = _estimates(spec, book, measured, candidates, now=now, deadline_at=deadline_at, rules=rules)
-    ranked, beyond = _within_limits(spec, estimates)
+    found = _estimates(spec, book, measured, candidates, now=now, deadline_at=deadline_at, rules=rules)
+    ranked, beyond = _within_limits(spec, found, now)
     by_cost = sorted(ranked, key=_order(book.terms))
     return Plan(
         spec=spec,
@@ -171,7 +171,7 @@ def _unfit(offer: Offer, spec: RunSpec) -> str | None:
 def _candidate(
     offer: Offer, spec: RunSpec, book: Book, measured: Measured, speed: StepTime | Unknown, now: datetime
 ) -> Candidate | str:
-    paid = price(offer, book.terms, now=now)
+    paid = price(offer, book.terms, now=max(now, offer.opens_at or now))  # a later one may be the fallback
     if isinstance(paid, Refusal):
         return paid.reason
     if isinstance(speed, Unknown):
@@ -251,7 +251,7 @@ def _estimates(
     deadline_at: datetime,
     rules: Rules,
 ) -> list[Estimate]:
-    fallback = _fallback(spec, candidates)
+    fallback = _fallback(spec, candidates, deadline_at=deadline_at, now=now, rules=rules)
     spot = [c.option for c in candidates if c.option.capacity is Capacity.SPOT]
     cheapest = sorted(spot, key=lambda o: (o.effective_usd_per_step, o.placement.offer.key))[:NUM_ELSEWHERE]
     moves = _moves(spec, book, measured, candidates)
@@ -300,8 +300,10 @@ def _storage_usd(book: Book, option: Option) -> Decimal:
     return storage_usd_per_gb_month(option.placement.offer, book.tariffs, uri=option.traffic.home)[0]
 
 
-def _fallback(spec: RunSpec, candidates: Iterable[Candidate]) -> Option | None:
-    """The firm place where doing all of the work would cost least, data and all."""
+def _fallback(
+    spec: RunSpec, candidates: Iterable[Candidate], *, deadline_at: datetime, now: datetime, rules: Rules
+) -> Option | None:
+    """The firm place where doing all of the work would cost least, data and all, among those it can be left to."""
     reads = Decimal(str(max(1.0, spec.data.reads))) if spec.data else Decimal(0)
 
     def usd(option: Option) -> Decimal:
@@ -309,20 +311,33 @@ def _fallback(spec: RunSpec, candidates: Iterable[Candidate]) -> Option | None:
         hourly = option.placement.usd_per_hour + option.traffic.saves_usd_per_hour
         return hourly * seconds / 3600 + option.egress_usd_per_read * reads
 
-    firm = (c.option for c in candidates if c.option.capacity is not Capacity.SPOT)
+    steps, options = spec.workload.steps, [c.option for c in candidates]
+    firm = (o for o in options if o.spare_seconds(steps, deadline_at=deadline_at, now=now, rules=rules) is not None)
     return min(firm, key=usd, default=None)
 
 
-def _within_limits(spec: RunSpec, estimates: Iterable[Estimate]) -> tuple[list[Estimate], list[Refusal]]:
+def _within_limits(
+    spec: RunSpec, estimates: Iterable[Estimate], now: datetime
+) -> tuple[list[Estimate], list[Refusal]]:
     ranked: list[Estimate] = []
     refused: list[Refusal] = []
     for found in estimates:
-        reason = _beyond(spec, found)
+        reason = _closed(spec, found.option, now) or _beyond(spec, found)
         if reason:
             refused.append(Refusal(offer=found.placement.offer, reason=reason))
         else:
             ranked.append(found)
     return ranked, refused
+
+
+def _closed(spec: RunSpec, option: Option, now: datetime) -> str | None:
+    """A reservation is no place to begin before it opens, nor one to finish behind its end; a fallback it may still be."""
+    offer = option.placement.offer
+    if offer.opens_at is not None and offer.opens_at > now:
+        return f"it begins on {offer.opens_at:%Y-%m-%d %H:%M} UTC"
+    if offer.closes_at is not None and offer.usable_seconds(now) < option.seconds_to_finish(spec.workload.steps):
+        return f"it closes on {offer.closes_at:%Y-%m-%d %H:%M} UTC, before the run would end"
+    return None
 
 
 def _beyond(spec: RunSpec, found: Estimate) -> str | None:

@@ -19,11 +19,10 @@ from typing import Annotated, Literal
 from pydantic import BeforeValidator, Field, WithJsonSchema, model_validator
 
 from launcher.core.doubts import doubt
-from launcher.core.offers import Capacity, Offer, Price, Refusal
+from launcher.core.offers import CLUSTERS, Capacity, Offer, Price, Refusal
 from launcher.core.spec import Model, Seconds, Usd
 
 LOCAL = "local"  # provider of machines that the user owns
-CLUSTERS = ("slurm", "kubernetes")  # providers of pools that the user's inventory names
 
 PositiveUsd = Annotated[Usd, Field(gt=0)]
 Count = Annotated[int, Field(gt=0)]

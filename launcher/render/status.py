@@ -117,6 +117,7 @@ def run_json(state: RunState, now: datetime, *, supervised: bool) -> dict[str, A
         "supervised": supervised,
         "currency": "USD",
         "submitted_at": state.submitted_at.isoformat(),
+        "deadline_at": state.submitted.deadline_at.isoformat(),
         "finished_at": state.finished_at.isoformat() if state.finished_at else None,
         "step": state.step,
         "steps": state.spec.workload.steps,

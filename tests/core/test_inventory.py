@@ -177,6 +177,7 @@ def test_a_pool_is_offered_by_powers_of_two_and_by_the_whole_node() -> None:
         ("h100-sxm:6", 6, Decimal(18)),
     ]
     assert {(o.provider, o.region, o.zone, o.gpu) for o in offers} == {("slurm", "lab", "gpu", "H100")}
+    assert {o.where for o in offers} == {"slurm lab/gpu"}
 
 
 def test_slurm_gives_every_node_of_a_job_a_machine_and_kubernetes_packs_pods() -> None:

@@ -16,7 +16,7 @@ from launcher.core.options import Rules
 from launcher.core.planner import Book, Plan, plan, survey, unaccepted_egress_usd, why_nothing
 from launcher.core.pricing import Terms
 from launcher.core.workload import History, Measured
-from tests.builders import T0, a_spec, an_offer
+from tests.builders import T0, a_spec, after, an_offer
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
 
@@ -287,3 +287,21 @@ def test_a_move_weighs_more_where_machines_live_shorter() -> None:
 
     assert rate(0.5, "s3://east/x") - rate(0.5) == pytest.approx(0.5 * 10.15 * 10 / 3600, rel=0.01)
     assert rate(0.1, "s3://east/x") - rate(0.1) == pytest.approx(0.1 * 10.15 * 10 / 3600, rel=0.01)
+
+
+def test_a_reservation_that_opens_later_is_no_plan_and_may_be_the_fallback() -> None:
+    opens_at = after(3600)
+    later = an_offer(zone="b", capacity=Capacity.RESERVED, reservation="cr-1", available_count=1, opens_at=opens_at)
+    made = planned(an_offer(zone="a"), later, steps=360, deadline="30 h")
+
+    assert [e.placement.offer.zone for e in made.ranked] == ["a"]
+    assert [(r.offer.zone, r.reason) for r in made.refused] == [("b", "it begins on 2026-01-05 13:00 UTC")]
+    assert made.ranked[0].on_time == 1.0
+
+
+def test_a_reservation_that_closes_before_the_run_would_end_is_no_plan() -> None:
+    short = an_offer(zone="b", capacity=Capacity.RESERVED, reservation="cr-1", closes_at=after(1800))
+
+    made = planned(an_offer(zone="a"), short, steps=360)
+
+    assert [r.reason for r in made.refused] == ["it closes on 2026-01-05 12:30 UTC, before the run would end"]

@@ -464,8 +464,8 @@ def test_a_reservation_is_used_while_there_is_time_for_useful_work() -> None:
         assert action.option == expected
 
 
-def opening(at: float) -> Option:
-    offer = an_offer(zone="a", capacity=Capacity.RESERVED, opens_at=after(at))
+def opening(at: float, **fields: Any) -> Option:
+    offer = an_offer(zone="a", capacity=Capacity.RESERVED, opens_at=after(at), **fields)
     return an_option(a_placement(offer, usd_per_hour="14"))
 
 
@@ -492,6 +492,7 @@ def test_only_a_place_where_the_rest_can_be_done_is_a_fallback() -> None:
     assert slack_of(closing(300 + WORK_SECONDS - 1), ON_DEMAND, deadline=far) == 90_000
     assert slack_of(opening(300 + 90_000 - changeover_seconds(RULES)), deadline=far) == 90_000
     assert slack_of(opening(300 + 90_001 - changeover_seconds(RULES)), deadline=far) == float("inf")
+    assert slack_of(opening(1000, closes_at=after(1000 + WORK_SECONDS - 1)), deadline=far) == float("inf")
     assert slack_of(leased, deadline=far) == float("inf")
 
 

@@ -123,16 +123,31 @@ def test_the_slack_must_bear_the_move_twice(spare: float, leaves: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spare_usd", "leaves"),
-    [(1.0, True), (0.2, False), (-1.0, True)],
-    ids=["bears a failed try", "does not", "does not bear staying either"],
+    ("share", "spare_usd", "leaves"),
+    [(1.0, 1.2, True), (1.0, 1.0, False), (1.0, -5.0, False), (0.79, 0.0, True)],
+    ids=["bears a failed try", "does not", "may not bear staying", "does not bear staying by far"],
 )
-def test_the_money_must_bear_a_failed_try(spare_usd: float, leaves: bool) -> None:
-    spent, stay = 20 * 2.0, 20 * WORK_SECONDS / HOUR
+def test_the_money_must_bear_a_failed_try(share: float, spare_usd: float, leaves: bool) -> None:
+    """20 h at $20/h are left to do; a save, and starts of a minute here and there are worth $1.15."""
+    spent, stay = 20 * 2.0, 20 * 20.0
 
-    action = decided(*BACK_ON, at=2 * HOUR, approved_usd=f"{spent + stay + spare_usd:.2f}")
+    action = decided(*BACK_ON, at=2 * HOUR, approved_usd=f"{spent + share * stay + spare_usd:.2f}")
 
     assert goes_back(action) == leaves
+
+
+def test_what_is_expected_counts_both_outcomes_of_the_try() -> None:
+    """Spot that is never taken, 20 hours of work, a chance of 0.64: by hand."""
+    steady = replace(SPOT_A, preemptions_per_hour=0.0, egress_usd_per_read=Decimal(3))
+    here = replace(ON_DEMAND, setup_seconds=360.0)
+    closing = 20 * closing_seconds(RULES, 5, 10) / HOUR
+
+    way = return_to(a_state(), here, steady, steps=STEPS, now=after(0), rules=RULES)
+
+    granted = (20 - 6) * 20 - 6 / 60 - 3
+    assert way.expected_usd == pytest.approx(0.64 * granted - 0.36 * 20 * 0.1 - closing)
+    assert way.failed_usd == pytest.approx(20 * 0.1 + closing)
+    assert float(way.risked_usd) == pytest.approx(20 * 0.1 + 6 / 60 + 3 + closing)
 
 
 def test_a_machine_that_does_not_train_yet_is_not_given_up() -> None:

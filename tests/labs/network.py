@@ -86,20 +86,25 @@ def find(folder: Path) -> dict[str, Host]:
 
 
 def destroy(folder: Path) -> None:
-    """Kill whatever runs in the hosts of `folder`; links and mounts go with the last of it."""
+    """Kill whatever runs in the hosts of `folder`; links and mounts go with the last of it.
+
+    Marks are lost (sshd and slurmstepd write their titles over them), so the holders, by which a host is known,
+    die last: who is killed in the middle of this can do it again.
+    """
     machine = _namespace(os.getpid())
     deadline = time.monotonic() + PATIENCE_SECONDS
     while True:
-        marked = set(_marked(folder))
+        holders = {host.pid for host in find(folder).values()}
+        marked = set(_marked(folder)) | holders
         inside = {_namespace(pid) for pid in marked} - {None, machine}
         doomed = marked | {pid for pid in _pids() if _namespace(pid) in inside}
         if not doomed:
             return
         if time.monotonic() > deadline:
             raise RuntimeError(f"cannot kill {sorted(doomed)} of the lab in {folder}")
-        for pid in doomed:
+        for pid in (doomed - holders) or doomed:
             _kill(pid)
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def _held(folder: Path, name: str) -> Host:

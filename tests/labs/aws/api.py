@@ -245,6 +245,7 @@ def main(folder: Path, image: Path, wheels: Path) -> None:
         f"addr add {ADDRESS}/32 dev br0",
         "link set br0 up",
     )
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")  # who wants to go out is told at once that there is no way
     _seed()
     look = threading.Event()
     api = Api(look.set)

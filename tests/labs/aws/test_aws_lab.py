@@ -17,7 +17,7 @@ import psutil
 import pytest
 
 from tests.labs.aws.image import PROJECT
-from tests.labs.aws.lab import AwsLab, obstacle
+from tests.labs.aws.lab import INIT, AwsLab, obstacle
 from tests.labs.aws.places import IMAGE
 from tests.labs.aws.query import Instance
 
@@ -197,32 +197,35 @@ def test_the_bill_runs_from_the_grant_to_the_end(lab: AwsLab) -> None:
 
 
 def test_down_leaves_nothing(folder: Path) -> None:
-    before = traces()
+    before = traces(folder)
     lab = AwsLab(folder)
 
     lab.up()
     lab.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", "key"], check=True)
-    instance = a_machine(lab)
-    lab.run(["setsid", "--fork", "sleep", "1000"])
-    during = traces()
+    a_machine(lab)
+    lab.run(["setsid", "--fork", "sleep", "1000"], stdout=subprocess.DEVNULL)
+    started = everything(folder)
+    names = {process.name() for process in started}
     lab.down()
 
-    assert on_this_machine(instance) is False
-    assert during != before
-    assert traces() == before
+    assert {"unshare", "sshd", "sleep"} <= names
+    assert alive(started) == []
+    assert traces(folder) == before
     assert not folder.exists()
 
 
 def test_a_killed_up_is_cleaned_by_the_next_down(folder: Path) -> None:
-    before = traces()
+    before = traces(folder)
     up = subprocess.Popen([sys.executable, "-m", "tests.labs.aws", "--folder", str(folder), "up"], cwd=PROJECT)
     wait_for((folder / "log").exists)
     up.send_signal(signal.SIGKILL)
     up.wait()
+    started = wait_for(lambda: everything(folder))
 
     AwsLab(folder).down()
 
-    assert traces() == before
+    assert alive(started) == []
+    assert traces(folder) == before
     assert not folder.exists()
 
 
@@ -311,23 +314,24 @@ def on_this_machine(instance: Instance) -> bool:
     return any(instance.id in " ".join(process.info["cmdline"] or ()) for process in psutil.process_iter(["cmdline"]))
 
 
-def traces() -> dict[str, set[str]]:
-    """What a lab could leave on the machine that carries it."""
-    sessions = (process.pid for process in psutil.process_iter() if _is_of_a_lab(process))
+def everything(folder: Path) -> list[psutil.Process]:
+    """What a lab has started, inside and on its hosts."""
+    words = f"{INIT} {folder.resolve()} "
+    holders = [one for one in psutil.process_iter(["cmdline"]) if words in " ".join(one.info["cmdline"] or ())]
+    return list({one.pid: one for held in holders for one in (held, *held.children(recursive=True))}.values())
+
+
+def alive(processes: list[psutil.Process]) -> list[psutil.Process]:
+    return [one for one in processes if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+
+
+def traces(folder: Path) -> dict[str, set[str]]:
+    """What a lab could leave on the machine that carries it, apart from processes."""
     return {
-        "processes": {str(pid) for pid in sessions},
-        "mounts": {line.split()[4] for line in Path("/proc/self/mountinfo").read_text().splitlines()},
+        "mounts": {line for line in Path("/proc/self/mountinfo").read_text().splitlines() if str(folder) in line},
         "network cards": {card.name for card in Path("/sys/class/net").iterdir()},
-        "scratch": {path.name for path in Path("/tmp").iterdir() if path.name.startswith(("sky", "spotlaunch-aws"))},
+        "scratch": {path.name for path in Path("/tmp").iterdir() if AwsLab(folder).user_id in path.name},
     }
-
-
-def _is_of_a_lab(process: psutil.Process) -> bool:
-    """In other namespaces than ours."""
-    try:
-        return Path(f"/proc/{process.pid}/ns/pid").readlink() != Path("/proc/self/ns/pid").readlink()
-    except OSError:
-        return False
 
 
 def wait_for(look: Callable[[], T]) -> T:

@@ -74,7 +74,7 @@ def undisturbed(steps: int, folder: Path) -> str:
 
 
 def attempts(run: dict[str, Any]) -> list[tuple[str, str, str]]:
-    return [(a["where"], a["capacity"], a["outcome"]) for a in run["attempts"]]
+    return [(a["zone"], a["capacity"], "refused" if a["refused"] else a["outcome"]) for a in run["attempts"]]
 
 
 def test_a_full_zone_is_passed_over_and_a_preempted_training_goes_on_elsewhere(
@@ -96,3 +96,39 @@ def test_a_full_zone_is_passed_over_and_a_preempted_training_goes_on_elsewhere(
     assert user.final_loss(run_id) == undisturbed(STEPS, tmp_path)
     assert sum(map(Decimal, run["by_cause_usd"].values())) == Decimal(run["spent_usd"])
     assert lab.instances(state="running") == []
+
+
+def test_without_any_spot_it_is_done_in_time_on_demand_though_supervisor_and_api_server_are_killed(
+    lab: AwsLab, user: User, tmp_path: Path
+) -> None:
+    write(user, deadline="700 s")  # slack for a minute of refusals, then on demand is due
+    lab.deny(spot=True)
+
+    run_id = user.submit()
+    user.until(run_id, lambda run: run["attempts"] and run["attempts"][-1]["capacity"] == "on_demand")
+    killed = [*lab.processes("launcher.supervise"), *lab.processes("sky.server.server")]
+    for process in killed:
+        process.kill()
+    user.launch("resume", run_id, "--detach")
+    run = user.finished(run_id)
+
+    assert len(killed) >= 2
+    assert {outcome for _, capacity, outcome in attempts(run) if capacity == "spot"} == {"refused"}
+    assert attempts(run)[-1][1:] == ("on_demand", "completed")
+    assert run["finished_at"] <= run["deadline_at"]
+    assert user.final_loss(run_id) == undisturbed(STEPS, tmp_path)
+    assert [one.spot for one in lab.instances() if one.tags.get("spotlaunch-run") == run_id] == [False]
+    assert lab.instances(state="running") == []
+
+
+def test_the_bill_is_what_ec2_says_of_the_machines(lab: AwsLab, user: User) -> None:
+    write(user, steps=40)
+
+    run_id = user.submit()
+    run = user.finished(run_id)
+
+    (attempt,) = run["attempts"]
+    (machine,) = [one for one in lab.instances() if one.tags.get("spotlaunch-run") == run_id]
+    (billed,) = [one for one in lab.independent_bill() if one.id == machine.id]
+    ours = Decimal(run["spent_usd"]) / Decimal(attempt["usd_per_hour"]) * 3600
+    assert billed.seconds() <= float(ours) <= billed.seconds() + 30.0  # from our request to EC2's answer, at both ends

@@ -33,8 +33,8 @@ PATIENCE_SECONDS = 60.0
 class SlurmLab:
     """The lab of one folder. `up` twice is harmless, `down` cleans up after a killed `up`, labs do not meet.
 
-    `folder` has to be short (sockets live in it), and is the lab's own; `shared` paths of /tmp and of closed
-    homes are seen by the hosts besides the interpreter, the project and the lab.
+    The hosts have their own /tmp, and see of it, and of homes that are closed to other users, the folder,
+    the interpreter, the project and the `shared` paths only.
     """
 
     def __init__(
@@ -108,7 +108,8 @@ class SlurmLab:
         return f"grace {self.grace_seconds} s, provision timeout {self.provision_timeout_seconds} s{shared}\n"
 
     def _lay_out(self) -> None:
-        self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.folder.chmod(0o755)
         (self.folder / MARKER).touch()
         for name in ("etc/slurm", "etc/munge", "keys", "var/state", "gpus"):
             (self.folder / name).mkdir(parents=True)

@@ -87,6 +87,18 @@ def test_a_preemption_sends_sigterm_to_a_nested_step_and_gives_the_grace_time(la
     assert GRACE_SECONDS - 1 <= last_sign_at - noticed_at <= GRACE_SECONDS + 30 + 5 + 5
 
 
+def test_nothing_of_a_job_outlives_it(lab: SlurmLab) -> None:
+    diary = lab.folder / "shared/orphan"
+    orphan = f"setsid --fork {lab.python} -c '{TRAINER}' {diary}; sleep infinity"
+    lab.run(["sbatch", "-J", "parent", "-o", "/dev/null", "--wrap", orphan], check=True)
+    _eventually(lambda: diary.exists() and diary.read_text())
+
+    lab.run(["scancel", "--name=parent"])
+
+    _eventually(lambda: _state(lab, "parent") is None)
+    assert _mentioning(str(diary)) == []
+
+
 def test_slurms_own_bill_counts_the_seconds_of_an_allocation(lab: SlurmLab) -> None:
     lab.run(["srun", "-N2", "-J", "three", "sleep", "3"])
 
@@ -176,6 +188,32 @@ def test_a_killed_up_is_cleaned_by_the_next(folder: Path, moment: str) -> None:
     assert _traces(folder) == before
 
 
+def test_a_killed_down_is_finished_by_the_next(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = _traces(folder)
+    lab = SlurmLab(folder)
+    lab.up()
+    lab.run(["sbatch", "-N2", "-o", "/dev/null", "--wrap", "srun sleep 601"], check=True)
+    _eventually(lambda: [job for job in lab.jobs() if job.state == "RUNNING"])
+    holders = {host.pid for host in network.find(folder).values()}
+    killed: list[int] = []
+    kill = network._kill
+
+    def kill_up_to_six(pid: int) -> None:
+        if len(killed) == 6:
+            raise KeyboardInterrupt
+        killed.append(pid)
+        kill(pid)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(network, "_kill", kill_up_to_six)
+        with pytest.raises(KeyboardInterrupt):
+            lab.down()
+    lab.down()
+
+    assert not holders & set(killed), "by them the rest is found"
+    assert _traces(folder) == before
+
+
 def test_a_folder_of_somebody_else_is_left_alone(folder: Path) -> None:
     folder.mkdir(exist_ok=True)
     (folder / "thesis.tex").write_text("42")
@@ -209,12 +247,9 @@ print('exit', code, handle.launched_resources.get_cost(3600))
 
 
 def _a_folder() -> Path:
-    """Short, for sockets live in it, and open, for other users do."""
     if reason := obstacle():
         pytest.skip(reason)
-    folder = Path(tempfile.mkdtemp(prefix="slurm-lab-"))
-    folder.chmod(0o755)
-    return folder
+    return Path(tempfile.mkdtemp(prefix="slurm-lab-"))
 
 
 def _eventually(look: Callable[[], T]) -> T:
