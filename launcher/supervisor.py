@@ -116,11 +116,16 @@ class Supervisor:
         live = next((a for a in state.attempts if a.is_live), None)
         if live is None:
             return False
-        lines = self.journal(run_uri_of(state, live.number)).read(live.number, after_segment=max(0, live.segment - 1))
+        journal = self.journal(run_uri_of(state, live.number))
+        known = max(0, live.segment - 1)
+        lines = journal.read(live.number, after_segment=known)
         if live.started_at is not None and has_fled(lines):  # asking its machine takes seconds that a successor needs
             phase = Phase(kind="unreachable", started_at=live.started_at)
         else:
             phase = self.backend.phase(job_name(self.run_id, live.number))
+            if phase.kind == "absent" and live.started_at is not None:  # launched from elsewhere: its trainer may live
+                phase = Phase(kind="unreachable", started_at=live.started_at)
+            lines = journal.read(live.number, after_segment=known)  # what was written before the end that is seen now
         now = max(self.clock.now(), state.at)
         patience = Patience(
             silence_seconds=self.rules.silence_seconds,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import date
 from functools import cache, cached_property
 from importlib.util import find_spec
 from pathlib import Path
+from socket import gethostname
 from typing import TYPE_CHECKING, Any
 
 from launcher.adapters.settings import Settings
@@ -21,9 +23,12 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
     from launcher.adapters.feeds import LiveFeeds
+    from launcher.adapters.fsspec_journal import FsspecJournal
     from launcher.adapters.local_backend import LocalBackend
     from launcher.adapters.local_market import Market
+    from launcher.adapters.outpost import Outpost
     from launcher.adapters.price_book import PriceBook
+    from launcher.adapters.shared_output import SharedOutput
     from launcher.adapters.skypilot_backend import SkyPilotBackend
     from launcher.adapters.skypilot_clouds import Clouds
     from launcher.adapters.skypilot_task import Site
@@ -33,6 +38,8 @@ if TYPE_CHECKING:
     from launcher.core.planner import Book
     from launcher.core.pricing import Terms
     from launcher.core.spec import RunSpec
+    from launcher.core.supervision import Host, Sign
+    from launcher.core.unknown import Unknown
     from launcher.core.workload import Measured
     from launcher.ports import Backend, DataProbe, Journal, LaunchRequest, Ledger, PriceSource, Progress
     from launcher.supervisor import Supervisor
@@ -41,10 +48,19 @@ _PRICING = Path("pricing.yaml")
 
 
 @dataclass(frozen=True, kw_only=True)
+class Moved:
+    """Where things lie on a machine that is not the submitter's; the ledger has their paths there."""
+
+    workdir: Path
+    pricing: Path | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Wiring:
     """Everything one command needs, made when it is first asked for."""
 
     settings: Settings
+    moved: Moved | None = None
 
     @cached_property
     def ledger(self) -> Ledger:
@@ -75,7 +91,8 @@ class Wiring:
     def of(self, state: RunState) -> Wiring:
         """As this, with the pricing.yaml under which the run was submitted."""
         path = state.submitted.pricing
-        return replace(self, settings=self.settings.model_copy(update={"pricing": Path(path) if path else None}))
+        pricing = self.moved.pricing if self.moved else Path(path) if path else None
+        return replace(self, settings=self.settings.model_copy(update={"pricing": pricing}))
 
     def clock(self, spec: RunSpec) -> SystemClock:
         """The time of a run that would begin now: the wall clock, or a simulated market's."""
@@ -95,7 +112,19 @@ class Wiring:
             terms=self.terms,
             tariffs=load_tariffs(),
             catalog=self.catalog,
+            host=self.host,
         )
+
+    def host(self, offer: Offer) -> Host | Unknown | None:
+        """The machine of a run's supervisor where it is hired; `None`: it lives here."""
+        return self.outpost.host(offer) if self.settings.supervise == "remote" else None
+
+    @cached_property
+    def outpost(self) -> Outpost:
+        from launcher.adapters.outpost import Outpost
+
+        folder = self.settings.state_folder / "outposts"
+        return Outpost(settings=self.settings, pricing=self.pricing, clouds=self._clouds_record, folder=folder)
 
     @cached_property
     def price_book(self) -> PriceBook:
@@ -231,7 +260,7 @@ class Wiring:
         """What a backend is asked for, word by word: the SkyPilot task, or the orders of a machine of this computer."""
         from launcher.adapters.skypilot_task import skypilot_task
 
-        request, offer = _request(state, attempt, time_scale=state.submitted.time_scale), attempt.placement.offer
+        request, offer = self._request(state, attempt, time_scale=state.submitted.time_scale), attempt.placement.offer
         if offer.provider != LOCAL and not offer.simulated:
             return skypilot_task(request, self.site(offer))
         env = dict(sorted(request.env.items()))
@@ -296,16 +325,73 @@ class Wiring:
         except Timeout:
             return True
 
+    def sign(self, state: RunState) -> Sign | None:
+        """The newest sign of life of a supervisor, wherever it lives or lived; `None` too where the folder is silent."""
+        from launcher.adapters.sign_of_life import read_sign
+        from launcher.errors import BackendError
+
+        if not self.settings.has_shared_ledger:
+            return None  # nobody else can know of the run
+        try:
+            return read_sign(self._run_folder(state))
+        except BackendError:
+            return None
+
+    def _run_folder(self, state: RunState) -> FsspecJournal:
+        from launcher.adapters.fsspec_journal import FsspecJournal
+
+        return FsspecJournal(state.submitted.run_uri, clock=SystemClock())
+
+    def is_supervised(self, state: RunState) -> bool:
+        """By somebody on this machine, or by one elsewhere who was heard of just now."""
+        if self.has_supervisor(state.run_id):
+            return True
+        sign = self.sign(state)
+        return sign is not None and sign.is_fresh(SystemClock().now())
+
+    @contextmanager
+    def supervising(self, state: RunState, *, by: str) -> Iterator[None]:
+        """Let those who share the ledger see that the run has a supervisor, and what its attempts print."""
+        from launcher.adapters.shared_output import sharing_output
+        from launcher.adapters.sign_of_life import giving_signs
+        from launcher.core.supervision import Sign
+
+        if not self.settings.has_shared_ledger:
+            yield
+            return
+        now = SystemClock().now
+        sign = Sign(place=self.place, by=by, since=now(), at=now())
+        with (
+            sharing_output(state.submitted.run_uri, lambda: self._outputs(self.state(state.run_id))),
+            giving_signs(self._run_folder(state), sign, now=now),
+        ):
+            yield
+
+    @property
+    def place(self) -> str:
+        """This machine, and on it whatever shares its locks."""
+        return f"{gethostname()}:{self.settings.state_folder}"
+
+    def shared_output(self, state: RunState) -> SharedOutput | None:
+        """What the attempts print, where they are supervised on another machine."""
+        from launcher.adapters.shared_output import SharedOutput
+
+        sign = self.sign(state)
+        return None if sign is None or sign.place == self.place else SharedOutput(state.submitted.run_uri)
+
     def output_paths(self, state: RunState, attempt: int | None = None) -> tuple[Path, ...]:
-        """Files with what the run's attempts printed, oldest first."""
+        """Files with what the run's attempts printed here, oldest first."""
+        known = self._outputs(state)
+        return tuple(known.values()) if attempt is None else tuple(known[n] for n in known if n == attempt)
+
+    def _outputs(self, state: RunState) -> dict[int, Path]:
         mine = self.of(state)
         local, clusters = mine._local_backend(state), mine._clusters()
         sides = {
             a.number: local if a.placement.offer.provider == LOCAL or a.placement.offer.simulated else clusters
             for a in state.attempts
         }
-        numbers = list(sides) if attempt is None else [attempt]
-        return tuple(sides.get(n, local).output_path(job_name(state.run_id, n)) for n in numbers)
+        return {number: side.output_path(job_name(state.run_id, number)) for number, side in sides.items()}
 
     def offers(self, gpu: str | None) -> tuple[tuple[Offer, Price | Refusal], ...]:
         """The price book, each offer with its price or why it is refused. Raises: InputError: no such GPU type."""
@@ -371,7 +457,7 @@ class Wiring:
             clock=clock,
             rules=mine.rules(state.spec),
             options=lambda state, _now: mine._options(state, clock),
-            request=lambda state, attempt: _request(state, attempt, time_scale=clock.scale),
+            request=lambda state, attempt: mine._request(state, attempt, time_scale=clock.scale),
         )
 
     def _options(self, state: RunState, clock: SystemClock) -> Sequence[Option]:
@@ -395,32 +481,33 @@ class Wiring:
         return [c.option for c in candidates if self._can_start(spec, c.option.placement.offer)]
 
     def _can_start(self, spec: RunSpec, offer: Offer) -> bool:
+        if offer.provider == LOCAL and self.moved:
+            return False  # this machine is not the one that the user owns
         return spec.market is not None or offer.provider == LOCAL or self.has_skypilot
 
+    def _request(self, state: RunState, attempt: Attempt, *, time_scale: float) -> LaunchRequest:
+        from launcher.adapters.attempt_env import attempt_environment
+        from launcher.core.machine import LaunchRequest
+        from launcher.core.state import spent_usd
 
-def _request(state: RunState, attempt: Attempt, *, time_scale: float) -> LaunchRequest:
-    from launcher.adapters.attempt_env import attempt_environment
-    from launcher.core.machine import LaunchRequest
-    from launcher.core.state import spent_usd
-
-    spec, spent = state.spec, spent_usd(state, attempt.requested_at)
-    hourly = attempt.placement.usd_per_hour
-    return LaunchRequest(
-        job=job_name(state.run_id, attempt.number),
-        placement=attempt.placement,
-        setup=spec.setup,
-        run=spec.run,
-        workdir=state.submitted.workdir,
-        env=attempt_environment(
-            spec,
-            run_id=state.run_id,
-            attempt=attempt.number,
-            run_uri=run_uri_of(state, attempt.number),
+        spec, spent = state.spec, spent_usd(state, attempt.requested_at)
+        hourly = attempt.placement.usd_per_hour
+        return LaunchRequest(
+            job=job_name(state.run_id, attempt.number),
             placement=attempt.placement,
-            spent_usd=spent,
-            cap_usd=state.approved_usd,
-            time_scale=time_scale,
-        ),
-        tags=spec.tags,
-        paid_seconds=float((state.approved_usd - spent) / hourly) * 3600 / time_scale,
-    )
+            setup=spec.setup,
+            run=spec.run,
+            workdir=str(self.moved.workdir) if self.moved else state.submitted.workdir,
+            env=attempt_environment(
+                spec,
+                run_id=state.run_id,
+                attempt=attempt.number,
+                run_uri=run_uri_of(state, attempt.number),
+                placement=attempt.placement,
+                spent_usd=spent,
+                cap_usd=state.approved_usd,
+                time_scale=time_scale,
+            ),
+            tags=spec.tags,
+            paid_seconds=float((state.approved_usd - spent) / hourly) * 3600 / time_scale,
+        )

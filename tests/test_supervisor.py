@@ -28,7 +28,7 @@ from launcher.core.options import Option, Rules
 from launcher.core.state import RunState, job_name, spent_usd
 from launcher.errors import BackendError, InputError, LaunchError, LedgerUnavailable, NoSuchRun, Problem
 from launcher.ports import Clock
-from tests.builders import RUN, a_placement, a_spec, a_submit, an_offer, an_option
+from tests.builders import RUN, after, a_placement, a_spec, a_submit, an_offer, an_option
 from tests.faults import Deaths, Wrapped, supervise_through
 from tests.machines import Fate, Work
 from tests.sim import MemoryLedger, Sim, a_sim
@@ -589,3 +589,17 @@ def test_a_checkpoint_is_brought_beside_the_machine_before_the_machine_is_asked_
     assert sim.folders.brought == [(f"{uri}/east", f"{uri}/west")]
     assert [attempt.run_uri for attempt in state.attempts] == [f"{uri}/east", f"{uri}/west"]
     assert state.attempts[1].replicated_bytes == 10**9
+
+
+def test_what_a_trainer_wrote_while_its_machine_was_asked_for_is_heard() -> None:
+    sim = a_run({1: Fate(life_seconds=300, notice_seconds=60)})
+
+    def slow(call: str) -> None:
+        if call == "backend.phase" and sim.backend.running() and sim.clock.now() < after(300):
+            sim.clock.sleep(240)  # as long as a connection to a dying machine may take
+
+    supervise_watched(sim, slow)
+
+    first = sim.state().attempts[0]
+    assert first.noticed_at is not None
+    assert first.detail == "saved on the notice"

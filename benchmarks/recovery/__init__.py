@@ -53,10 +53,10 @@ def main(options: Sequence[str]) -> None:
     sides |= {f"managed job, {name}": partial(ManagedJob, strategy=name) for name in scene.strategies}
     chosen = {name: make for name, make in sides.items() if any(part in name for part in asked.sides)}
     try:
-        with scene:
-            samples = _measure(scene, chosen, repeats=asked.repeats)
+        scene.up()
+        samples = _measure(scene, chosen, repeats=asked.repeats)
     finally:
-        scene.__exit__()
+        scene.lab.down()
     print(f"### {asked.lab}: from the preemption to training again, {asked.repeats} repeats\n")
     _print_totals(samples)
     _print_phases(samples)
@@ -81,6 +81,7 @@ def _sample(scene: Scene, side: Side, label: str, *, stagger_seconds: float) -> 
     try:
         side.start()
         until(lambda: len(scene.steps(notes)) >= STEPS_BEFORE, patience_seconds=START_SECONDS, look_seconds=2.0)
+        until(side.is_ready, patience_seconds=START_SECONDS)
         time.sleep(stagger_seconds)
         before = {step.machine for step in scene.steps(notes)}
         taken_at = scene.take_away()
@@ -111,9 +112,8 @@ def _told(sample: Sample) -> str:
 
 def _print_totals(samples: Mapping[str, Sequence[Sample]]) -> None:
     ours = median(sample.training_again for sample in samples[Ours.name]) if Ours.name in samples else None
-    print(
-        "| side | s to a new step, median (min–max) | spotlaunch ÷ it | steps done again | load |\n|---|---|---|---|---|"
-    )
+    print("| side | s to a new step, median (min–max) | spotlaunch ÷ it | steps done again | load |")
+    print("|---|---|---|---|---|")
     for name, found in samples.items():
         seconds = [sample.training_again for sample in found]
         ratio = f"{ours / median(seconds):.2f}" if ours and name != Ours.name else ""

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol, Self
+from typing import Any, Protocol
 
 from benchmarks.recovery import managed_jobs
 from benchmarks.recovery.steps import Step, read_notes
@@ -26,24 +26,30 @@ _MAKE = "import boto3; boto3.client('s3').create_bucket(Bucket='runs')"
 class Scene(Protocol):
     """`gpus`, `mode` and `provider` are of train.yaml, `places` of a managed job; `uri` is where a name is stored."""
 
-    lab: SlurmLab | AwsLab
-    home: Path
-    gpus: tuple[str, int]
-    provider: str
-    mode: tuple[str, str]
-    places: Sequence[Mapping[str, Any]]
-    strategies: Sequence[str]
-    pricing: str | None
-
-    def __enter__(self) -> Self: ...
-    def __exit__(self, *_: object) -> None: ...
+    @property
+    def lab(self) -> SlurmLab | AwsLab: ...
+    @property
+    def home(self) -> Path: ...
+    @property
+    def gpus(self) -> tuple[str, int]: ...
+    @property
+    def provider(self) -> str: ...
+    @property
+    def mode(self) -> tuple[str, str]: ...
+    @property
+    def places(self) -> Sequence[Mapping[str, Any]]: ...
+    @property
+    def strategies(self) -> Sequence[str]: ...
+    @property
+    def pricing(self) -> str | None: ...
+    def up(self) -> None: ...
     def folder(self, name: str) -> Path: ...
     def hand_over(self, folder: Path) -> None: ...
     def uri(self, name: str) -> str: ...
     def steps(self, name: str) -> list[Step]: ...
     def take_away(self) -> float: ...
     def give_back(self) -> None: ...
-    def in_use(self) -> list[Any]: ...
+    def in_use(self) -> Sequence[Any]: ...
 
 
 class SlurmScene:
@@ -68,15 +74,11 @@ clusters:
         self.home = self.lab.client_home
         self._shared = self.lab.folder / "shared"
 
-    def __enter__(self) -> Self:
+    def up(self) -> None:
         self.lab.up()
         self._as_root(["scontrol", "update", "PartitionName=spot", "Nodes=node1"]).wait()
         environ = managed_jobs.prepare(self.home, as_root=self._as_root)
         self.lab.run(["sky", "api", "start"], env=environ, check=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.lab.down()
 
     def folder(self, name: str) -> Path:
         return self._shared / name
@@ -100,7 +102,7 @@ clusters:
     def give_back(self) -> None:
         self.lab.give_back()
 
-    def in_use(self) -> list[Any]:
+    def in_use(self) -> Sequence[Any]:
         return self.lab.jobs()
 
     def _as_root(self, argv: Sequence[str]) -> subprocess.Popen[str]:
@@ -123,15 +125,11 @@ class AwsScene:
         self.lab = AwsLab(folder)
         self.home = self.lab.home
 
-    def __enter__(self) -> Self:
+    def up(self) -> None:
         self.lab.up()
         environ = managed_jobs.prepare(self.home, as_root=self.lab.popen)
         self.lab.run([sys.executable, "-c", _MAKE], check=True)
         self.lab.run(["sky", "api", "start"], env=environ, check=True)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.lab.down()
 
     def folder(self, name: str) -> Path:
         return self.lab.folder / "users" / name
@@ -157,7 +155,7 @@ class AwsScene:
     def give_back(self) -> None:
         self.lab.allow()
 
-    def in_use(self) -> list[Any]:
+    def in_use(self) -> Sequence[Any]:
         return self.lab.instances(state="running")
 
 

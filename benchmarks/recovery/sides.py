@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import shutil
 import sys
@@ -16,7 +17,7 @@ from launcher.adapters.sql_ledger import SqlLedger
 from launcher.core.options import Rules
 from tests.labs.user import User
 
-STEPS, PAUSE_SECONDS, EVERY_STEPS = 400, 0.3, 5
+STEPS, PAUSE_SECONDS, EVERY_STEPS = 800, 0.3, 5
 PROJECT = Path(__file__).parents[2]
 TRAINER = Path(__file__).with_name("trainer.py")
 BIN = Path(sys.executable).parent
@@ -31,8 +32,11 @@ OUR_PHASES = {
     "training_resumed": "training",
 }
 PEER_PHASES = {"RECOVERING": "recovering", "RUNNING": "running"}
-# Slack for a start on spot within half a minute, but for no second one: set-up and training (400 s + 120 s), what a
-# start on spot has to leave (551 s with a poll of 10 s and a fallback that is there in 60 s), and those 30 s.
+# Spot is started on if the plan is made within `PLAN_SECONDS`, and a training preempted later goes to the fallback at
+# once: the deadline leaves set-up and training as declared, what a start on spot has to leave (551 s with a poll of
+# 10 s and a fallback that is there in 60 s), and those seconds. Steps take longer than declared, so slack shrinks.
+DECLARED_STEP_SECONDS, PLAN_SECONDS = 0.05, 120
+DEADLINE_SECONDS = 400 + int(STEPS * DECLARED_STEP_SECONDS) + 551 + PLAN_SECONDS
 TRAIN = """\
 name: digits
 run: python trainer.py
@@ -41,8 +45,8 @@ env: {{STEPS: {steps}, PAUSE_SECONDS: {pause}, STEPS_URI: "{notes}", PATH: "{sea
 gpus: {{{gpu}: {count}}}
 providers: [{provider}]
 mode: [{mode}]
-deadline: 1101 s
-workload: {{steps: {steps}, step_seconds: {{{gpu}: {pause}}}, setup_seconds: 400}}
+deadline: {deadline} s
+workload: {{steps: {steps}, step_seconds: {{{gpu}: {declared}}}, setup_seconds: 400}}
 checkpoint: {{uri: "{runs}", every_steps: {every}, save_seconds: 0.1, size: 1 MB}}
 """
 TASK = """\
@@ -58,11 +62,15 @@ run: exec {bin}/python {trainer}
 
 
 class Side(Protocol):
-    """One training of one side. `phases` are asked for after its end: instants by what was reached since another."""
+    """One training of one side. `is_ready`: its machine may be taken now.
+
+    `phases` are asked for after its end: instants by what was reached since a given one.
+    """
 
     name: str
 
     def start(self) -> None: ...
+    def is_ready(self) -> bool: ...
     def phases(self, since: float) -> dict[str, float]: ...
     def end(self) -> None: ...
 
@@ -81,17 +89,21 @@ class Ours:
             "LAUNCH_FALLBACK_DELAY_SECONDS": "60",
         }
         self._user = User(place=scene.lab, folder=home / "project", state=home / "state", environ=environ)
-        self._run_id = ""
+        self._run_id, self._hurried_at = "", math.inf
 
     def start(self) -> None:
         folder = self._user.folder
         folder.mkdir(parents=True)
         shutil.copy(TRAINER, folder)
-        (folder / "train.yaml").write_text(TRAIN.format(**_fields(self._scene, self._name)))
         if self._scene.pricing:
             (folder / "pricing.yaml").write_text(self._scene.pricing)
+        (folder / "train.yaml").write_text(TRAIN.format(**_fields(self._scene, self._name)))
         self._scene.hand_over(folder)
+        self._hurried_at = time.monotonic() + PLAN_SECONDS + STEPS * DECLARED_STEP_SECONDS
         self._run_id = self._user.submit()
+
+    def is_ready(self) -> bool:
+        return time.monotonic() >= self._hurried_at
 
     def phases(self, since: float) -> dict[str, float]:
         ledger = SqlLedger(f"sqlite:///{self._user.state}/ledger.db")
@@ -120,6 +132,9 @@ class ManagedJob:
         self._scene.hand_over(folder)
         done = self._sky("jobs", "launch", "--yes", "--detach-run", str(folder / "task.yaml"))
         self._job = int(re.findall(r"Job(?: submitted,)? ID: (\d+)", done)[-1])
+
+    def is_ready(self) -> bool:
+        return True
 
     def phases(self, since: float) -> dict[str, float]:
         events = managed_jobs.events(self._scene.home, self._job)
@@ -165,6 +180,8 @@ def _fields(scene: Scene, name: str) -> dict[str, object]:
         "mode": ", ".join(scene.mode),
         "steps": STEPS,
         "pause": PAUSE_SECONDS,
+        "declared": DECLARED_STEP_SECONDS,
+        "deadline": DEADLINE_SECONDS,
         "every": EVERY_STEPS,
         "notes": scene.uri(f"{name}-notes"),
         "runs": scene.uri(f"{name}-runs"),

@@ -11,7 +11,7 @@ import secrets
 import time
 
 import torch
-from fsspec.core import url_to_fs
+from fsspec.core import url_to_fs  # type: ignore[import-untyped]  # has no types
 from torch.utils.data import DataLoader, TensorDataset
 
 from trainer_hooks import Session
@@ -22,6 +22,7 @@ PAUSE_SECONDS = float(os.environ["PAUSE_SECONDS"])
 torch.set_num_threads(1)
 torch.manual_seed(7)
 files, folder = url_to_fs(os.environ["STEPS_URI"])
+files.makedirs(folder, exist_ok=True)
 machine = secrets.token_hex(4)
 inputs = torch.randn(96, 16)
 loader = DataLoader(TensorDataset(inputs, inputs.sum(1, keepdim=True)), batch_size=8, shuffle=True)
@@ -30,7 +31,8 @@ optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
 
 session = Session(model=model, optimizer=optimizer, run_uri=os.environ.get("RUN_URI"))
 for x, y in session(loader, steps=STEPS):
-    torch.nn.functional.mse_loss(model(x), y).backward()
+    loss = torch.nn.functional.mse_loss(model(x), y)
+    loss.backward()  # type: ignore[no-untyped-call]  # torch's own
     optimizer.step()
     optimizer.zero_grad()
     time.sleep(PAUSE_SECONDS)

@@ -47,7 +47,7 @@ class FsspecJournal:
     def __init__(self, run_uri: str, *, clock: SystemClock) -> None:
         self._uri = run_uri.rstrip("/")
         self._clock = clock
-        self._files, self._path = _open(self._uri)
+        self._files, self._path = open_folder(self._uri)
 
     def read(self, attempt: int, *, after_segment: int) -> tuple[JournalLine, ...]:
         """Segments appear in order, so whatever is listed may be read: none will turn up before it later."""
@@ -63,6 +63,23 @@ class FsspecJournal:
     def request_checkpoint(self) -> None:
         """Every request has an id of its own, so that the trainer answers a repeated one with a save of its own."""
         self._write(protocol.CONTROL_CHECKPOINT, {"id": uuid.uuid4().hex})
+
+    def put(self, name: str, content: dict[str, object]) -> None:
+        """Replace a small file of the launcher's own. Raises: BackendError: the folder did not answer."""
+        self._write(name, content)
+
+    def get(self, name: str) -> dict[str, Any] | None:
+        """What `put` wrote there; `None`: nothing, or nothing readable. Raises: BackendError."""
+        try:
+            with self._translated():
+                found = json.loads(self._files.cat_file(f"{self._path}/{name}"))
+        except ValueError:
+            return None
+        except BackendError as error:
+            if isinstance(error.__cause__, FileNotFoundError):
+                return None
+            raise
+        return found if isinstance(found, dict) else None
 
     def _segments(self, folder: str) -> Iterator[tuple[int, str]]:
         try:
@@ -149,7 +166,7 @@ class FsspecJournal:
             raise BackendError(f"run folder {self._uri} did not answer: {error or type(error).__name__}") from error
 
 
-def _open(uri: str) -> tuple[Any, str]:
+def open_folder(uri: str) -> tuple[Any, str]:
     from fsspec.core import url_to_fs  # type: ignore[import-untyped]  # it ships no types
 
     try:

@@ -64,6 +64,22 @@ class Settings(BaseModel):
         default=3600.0, ge=0, description="until on-demand or reserved capacity runs, at the worst"
     )
 
+    supervise: Literal["here", "remote"] = Field(
+        default="here", description="where a run's supervisor lives: on this machine, or on a small one that is hired"
+    )
+    supervisor_infra: str | None = Field(
+        default=None,
+        pattern=r"^[a-z0-9-]+/[^/]+(/[^/]+)?$",
+        description="of a remote one, as SkyPilot writes it: aws/us-east-1, slurm/lab/cpu, kubernetes/context; "
+        "default: the region of the chosen plan",
+    )
+    supervisor_usd_per_hour: Usd | None = Field(
+        default=None, description="of a remote one's machine; default: of the cheapest in SkyPilot's catalogue"
+    )
+    supervisor_setup: str | None = Field(
+        default=None, description="shell commands that come first on that machine, e.g. module load python/3.11"
+    )
+
     @property
     def ledger_url(self) -> str:
         return self.ledger or f"sqlite:///{self._own_ledger}"
@@ -72,6 +88,11 @@ class Settings(BaseModel):
     def has_ledger(self) -> bool:
         """Whether anything can have been recorded yet; a look at an empty shelf needs no database."""
         return self.ledger is not None or self._own_ledger.exists()
+
+    @property
+    def has_shared_ledger(self) -> bool:
+        """Whether other machines can read it: a bucket, a folder that is named on purpose, a database server."""
+        return self.ledger is not None and not self.ledger.startswith("sqlite")
 
     @property
     def _own_ledger(self) -> Path:

@@ -171,8 +171,11 @@ class SkyPilotBackend:
         if run.status.value == "SUCCEEDED":
             return Phase(kind="exited", exit_code=0, started_at=started_at)
         # a machine that is being taken away fails its job first; the provider knows better
-        if self._cluster(job, fresh=True) is None:
+        cluster = self._cluster(job, fresh=True)
+        if cluster is None:
             return self._gone(job)
+        if cluster["nodes"] > 1 and cluster["status"].value != "UP":  # one of them is gone, so the rest failed
+            return Phase(kind="gone", started_at=started_at)
         if run.status.value == "FAILED_DRIVER":  # SkyPilot's own part died; the trainer may be saving
             return Phase(kind="unreachable", started_at=started_at)
         code = 1 if run.status.value == "FAILED_SETUP" else self._exit_code(job)

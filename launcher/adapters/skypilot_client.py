@@ -6,13 +6,17 @@ answered by a request id. `import sky` takes 1 to 3 s and 150 MiB, so it happens
 
 from __future__ import annotations
 
+import logging
 import os
 import threading
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from launcher.adapters.skypilot_errors import meaning
 from launcher.errors import BackendError, InputError, Problem
+
+log = logging.getLogger(__name__)
 
 PATIENCE_SECONDS = 120.0  # a FORCE status took 1 to 5 s, starting the server 6 to 19 s, on two busy cores
 
@@ -105,10 +109,38 @@ def _in_time(question: Callable[[], Any], what: str, seconds: float) -> Any:
     return answer[0]
 
 
+def _end_orphans() -> None:
+    """Kill what an API server that was killed itself has left: its workers hold its ports, so that none can start.
+
+    They are of its session, which has no leader any more. A launch that one of them had under way is taken up again.
+    """
+    import psutil
+
+    def session(process: psutil.Process) -> int:
+        with suppress(OSError):
+            return os.getsid(process.pid)
+        return 0
+
+    def is_worker(process: psutil.Process) -> bool:
+        with suppress(psutil.Error):
+            return process.uids().real == os.getuid() and "".join(process.cmdline()).startswith("SkyPilot:executor")
+        return False
+
+    everything = list(psutil.process_iter())
+    headless = {s for s in map(session, filter(is_worker, everything)) if s and not psutil.pid_exists(s)}
+    for process in everything:
+        if session(process) in headless:
+            log.warning("ending what a killed API server has left", extra={"pid": process.pid})
+            with suppress(psutil.Error):
+                process.kill()
+
+
 def _translated(error: BaseException, what: str) -> BaseException:
     """What says something of a machine is left as it is; the rest is no answer."""
     if meaning(error) != "unclear":
         return error
+    if "server process exited" in str(error):
+        _end_orphans()
     translated = BackendError(f"{what}: {type(error).__name__}: {' '.join(str(error).split())[:500]}")
     translated.__cause__ = error
     return translated

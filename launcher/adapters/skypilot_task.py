@@ -30,7 +30,7 @@ EXIT_MARK = "spotlaunch: exit code"  # SkyPilot keeps no exit codes; the last li
 
 _PACKAGES = ("fsspec", "psutil", "xxhash")
 _STORES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
-_SELF_ENDING = frozenset({"aws", "gcp", "azure", "lambda", "runpod", "oci", "nebius", "verda", "kubernetes"})
+SELF_ENDING = frozenset({"aws", "gcp", "azure", "lambda", "runpod", "oci", "nebius", "verda", "kubernetes"})
 _ATTACHED = re.compile(r"(?P<host>.+)\+(?P<count>\d+)x(?P<gpu>.+)")  # a GCP host with accelerators that are attached to it
 
 
@@ -83,7 +83,7 @@ def _resources(request: LaunchRequest, site: Site) -> dict[str, Any]:
         asked |= {"use_spot": offer.capacity is Capacity.SPOT}
     if attached:
         asked["accelerators"] = {attached["gpu"]: int(attached["count"])}
-    if offer.provider in _SELF_ENDING:
+    if offer.provider in SELF_ENDING:
         asked["autostop"] = {"idle_minutes": IDLE_MINUTES, "down": True}
     if offer.provider == "kubernetes":
         asked["hooks"] = [{"run": _HAND_ON_SIGTERM, "events": ["preemption"], "timeout": KILL_SECONDS}]
@@ -112,10 +112,10 @@ def _sizes(pool: Pool, gpus: int) -> dict[str, Any]:
 def labels(request: LaunchRequest, *, provider: str) -> dict[str, str]:
     """The run's tags and name, as far as the provider's rules for labels allow them."""
     own = {"spotlaunch-run": request.run_id, "spotlaunch-job": request.job}
-    return {_label(key, provider): _label(value, provider) for key, value in {**request.tags, **own}.items()}
+    return {label(key, provider): label(value, provider) for key, value in {**request.tags, **own}.items()}
 
 
-def _label(text: str, provider: str) -> str:
+def label(text: str, provider: str) -> str:
     """GCP wants lower case, AWS no blanks; every other character that one of them refuses becomes a dash."""
     if provider == "gcp":
         return re.sub(r"[^a-z0-9_-]", "-", text.lower())[:63]

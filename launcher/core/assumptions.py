@@ -11,12 +11,20 @@ from launcher.core.offers import Capacity
 from launcher.core.options import Option
 from launcher.core.saving import save_seconds, storage_usd_per_gb_month
 from launcher.core.spec import Data, RunSpec
+from launcher.core.supervision import Host
 from launcher.core.traffic import Traffic, size
 from launcher.core.workload import Measured, StepTime, setup_seconds
 
 
 def assumptions(
-    spec: RunSpec, measured: Measured, option: Option, *, step: StepTime, interval_seconds: float, tariffs: Tariffs
+    spec: RunSpec,
+    measured: Measured,
+    option: Option,
+    *,
+    step: StepTime,
+    interval_seconds: float,
+    tariffs: Tariffs,
+    host: Host | None = None,
 ) -> tuple[Assumption, ...]:
     """What the estimate at `option` takes for granted."""
     offer, traffic = option.placement.offer, option.traffic
@@ -35,7 +43,14 @@ def assumptions(
         *_of_data(spec.data, traffic, tariffs),
         *_of_checkpoints(traffic),
         *_of_preemptions(option),
+        *_of_supervisor(host),
     )
+
+
+def _of_supervisor(host: Host | None) -> Iterator[Assumption]:
+    if host is not None:
+        where = f"{host.instance_type or 'a small machine'} at {host.infra}"
+        yield Assumption(name="supervisor", value=f"${host.usd_per_hour:f}/h, {where}", source=host.basis)
 
 
 def _of_data(data: Data | None, traffic: Traffic, tariffs: Tariffs) -> Iterator[Assumption]:

@@ -108,7 +108,7 @@ def _marginal(parts: Mapping[str, Decimal], option: Option) -> Decimal:
     """The parts that are machine time at their marginal price, the others whole."""
     per_hour = option.placement.usd_per_hour
     ratio = option.placement.marginal_usd_per_hour / per_hour if per_hour else Decimal(1)
-    elsewhere = sum((parts[name] for name in ("fallback", "storage", "egress", "requests")), Decimal(0))
+    elsewhere = sum((parts[name] for name in ("fallback", "storage", "egress", "requests", "supervisor")), Decimal(0))
     machine = sum(parts.values(), Decimal(0)) - elsewhere
     return (machine * ratio + elsewhere).quantize(CENT)
 

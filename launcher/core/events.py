@@ -92,6 +92,28 @@ class StopRequested(Stored):
     reason: str = ""
 
 
+class SupervisorHired(Stored):
+    """A machine for the run's supervisor is asked for; billed from this entry on, and `closing_seconds` behind its end."""
+
+    kind: Literal["supervisor_hired"] = "supervisor_hired"
+    number: int  # 1, 2, 3 …
+    where: str  # as SkyPilot writes it: aws/us-east-1, slurm/lab/cpu
+    instance_type: str | None
+    usd_per_hour: Decimal
+    basis: str
+    closing_seconds: float  # from the run's end until the machine has ended itself
+    by: str
+
+
+class SupervisorReleased(Stored):
+    """A hired machine ended before the run did, or never came; at the run's end it ends by itself."""
+
+    kind: Literal["supervisor_released"] = "supervisor_released"
+    number: int
+    was_there: bool  # else nothing of it is billed
+    detail: str
+
+
 class AttemptRequested(Stored):
     kind: Literal["attempt_requested"] = "attempt_requested"
     attempt: int
@@ -216,6 +238,8 @@ Event = (
     RunSubmitted
     | RunReopened
     | StopRequested
+    | SupervisorHired
+    | SupervisorReleased
     | AttemptRequested
     | CheckpointReplicated
     | AttemptRefused

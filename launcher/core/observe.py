@@ -226,14 +226,17 @@ def _is_signal(code: int | None) -> bool:
 
 def _gone(attempt: Attempt, last_word: TrainerEnded | None) -> tuple[AttemptOutcome, str]:
     """A machine that vanished after a complete training may have cut off what follows the loop: do it again."""
+    is_spot = attempt.placement.offer.capacity is Capacity.SPOT
     match last_word.reason if last_word else None:
         case "stopped" | "out_of_budget":
             return "stopped", "saved and ended when asked; the machine is gone"
+        case "failed" if is_spot and attempt.placement.nodes > 1:
+            return "preempted", "a node was gone, and the others failed without it"
         case "failed":
             return "failed", "the training failed; see `launch logs`"
         case "preempted":
             return "preempted", "saved on the notice"
-        case "completed" | None if attempt.placement.offer.capacity is not Capacity.SPOT:
+        case "completed" | None if not is_spot:
             return "lost", "the machine is gone"
         case "completed":
             return "preempted", "the machine was gone before the command had ended"

@@ -25,6 +25,7 @@ from launcher.core.saving import (
     storage_usd_per_gb_month,
 )
 from launcher.core.spec import RunSpec
+from launcher.core.supervision import Host
 from launcher.core.traffic import Charge, Traffic, cheapest_move_usd, move_charge, traffic_at
 from launcher.core.unknown import Unknown
 from launcher.core.workload import Measured, StepTime, setup_seconds, step_time
@@ -44,6 +45,7 @@ class Book:
     terms: Terms
     tariffs: Tariffs
     catalog: GpuCatalog
+    host: Callable[[Offer], Host | Unknown | None] = lambda _: None  # the supervisor's own machine for a run there
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,7 @@ class Candidate:
 
     option: Option
     step: StepTime
+    host: Host | None = None  # of the supervisor, where that is hired
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -176,6 +179,9 @@ def _candidate(
         return paid.reason
     if isinstance(speed, Unknown):
         return speed.reason
+    host = book.host(offer)
+    if isinstance(host, Unknown):
+        return host.reason
     traffic = traffic_at(spec, offer, book.tariffs, checkpoint_gb(spec, measured)[0])
     if isinstance(traffic, Unknown):
         return traffic.reason
@@ -191,7 +197,8 @@ def _candidate(
         egress_usd_per_read=traffic.read.egress_usd,
     )
     hourly = traffic.save.usd * 3600 / Decimal(str(max(1.0, save_interval_seconds(spec, option))))
-    return Candidate(option=replace(option, traffic=replace(traffic, saves_usd_per_hour=hourly)), step=speed)
+    option = replace(option, traffic=replace(traffic, saves_usd_per_hour=hourly))
+    return Candidate(option=option, step=speed, host=host)
 
 
 def _moved(
@@ -272,6 +279,7 @@ def _estimates(
             kept=spec.checkpoint.keep,
             storage_usd_per_gb_month=_storage_usd(book, candidate.option),
             moves=moves,
+            supervisor_usd_per_hour=candidate.host.usd_per_hour if candidate.host else Decimal(0),
         )
         basis = assumptions(
             spec,
@@ -280,6 +288,7 @@ def _estimates(
             step=candidate.step,
             interval_seconds=outlook.interval_seconds,
             tariffs=book.tariffs,
+            host=candidate.host,
         )
         found.append(estimate(candidate.option, outlook, basis))
     return found

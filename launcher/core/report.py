@@ -18,10 +18,11 @@ from launcher.core.state import (
     machine_usd,
     spent_usd,
     storage_usd,
+    supervisor_usd,
 )
 
 CENT = Decimal("0.01")
-CAUSES = ("useful", "lost", "setup", "restarts", "saves", "idle", "egress", "storage")
+CAUSES = ("useful", "lost", "setup", "restarts", "saves", "idle", "egress", "storage", "supervisor")
 WASTE = ("lost", "restarts", "idle")
 
 
@@ -70,6 +71,7 @@ def bill(state: RunState, now: datetime) -> Bill:
             exact[cause] += usd
         exact["egress"] += egress_usd(state, attempt)
     exact["storage"] += storage_usd(state, now)
+    exact["supervisor"] += supervisor_usd(state, now)
     total = spent_usd(state, now).quantize(CENT, ROUND_HALF_EVEN)
     return Bill(total_usd=total, by_cause=to_cents(exact, total), saved_usd=_saved(state, exact, now))
 
@@ -181,7 +183,7 @@ def _saved(state: RunState, exact: Mapping[str, Decimal], now: datetime) -> Deci
         usd = machine_usd(attempt, now)
         if usd:
             on_demand += list_price * span * paid / usd
-    elsewhere = exact["egress"] + exact["storage"]
+    elsewhere = exact["egress"] + exact["storage"] + exact["supervisor"]
     return (on_demand + elsewhere - spent_usd(state, now)).quantize(CENT)
 
 

@@ -17,9 +17,13 @@ from launcher.core.gravity import HOURS_PER_MONTH
 from launcher.core.hazards import AVAILABLE, FRESH_PREEMPTIONS_PER_HOUR, LIFE_HAZARD, RETURN_HAZARD, age_at
 from launcher.core.offers import Capacity
 from launcher.core.options import Option
+from launcher.core.supervision import AROUND_SECONDS
 from launcher.core.traffic import Charge
 
-PARTS = ("steps", "lost", "restarts", "setup", "saves", "idle", "fallback", "storage", "egress", "requests")
+PARTS = (
+    *("steps", "lost", "restarts", "setup", "saves", "idle", "fallback"),
+    *("storage", "egress", "requests", "supervisor"),
+)
 
 _MAX_PREEMPTIONS = 1000  # a run that is taken so often is not worth a closer look
 _NOTICE_MARGIN_SECONDS = 10.0  # from a notice until the trainer knows of it, and for its last word
@@ -43,6 +47,7 @@ class Outlook:
     kept: int
     storage_usd_per_gb_month: Decimal
     moves: Mapping[tuple[str | None, str | None], Charge] = field(default_factory=dict)  # of a checkpoint, by homes
+    supervisor_usd_per_hour: Decimal = Decimal(0)  # of a machine that is hired for it
 
 
 @dataclass(slots=True)
@@ -81,6 +86,7 @@ def roll(option: Option, outlook: Outlook, *, factor: float, seed: int) -> Futur
             place = _move(future, place, outlook, factor, luck)
     months = future.hours / HOURS_PER_MONTH
     future.usd["storage"] += outlook.checkpoint_gb * outlook.kept * months * float(outlook.storage_usd_per_gb_month)
+    future.usd["supervisor"] += (future.hours + AROUND_SECONDS / 3600) * float(outlook.supervisor_usd_per_hour)
     return future
 
 

@@ -1,6 +1,6 @@
 """A run as folded from its ledger entries, and what it cost.
 
-    cost = Σ billed segments (until − since) · price stored with the segment + egress + storage
+    cost = Σ billed segments (until − since) · price stored with the segment + egress + storage + supervisors
 
 Billing runs until an attempt is released or its machine was gone, not until its training ended.
 """
@@ -24,9 +24,12 @@ from launcher.core.events import (
     RunReopened,
     RunSubmitted,
     StopRequested,
+    SupervisorHired,
+    SupervisorReleased,
     TrainingResumed,
 )
 from launcher.core.spec import RunSpec
+from launcher.core.supervision import Hired
 
 __all__ = [
     "Attempt",
@@ -45,6 +48,7 @@ __all__ = [
     "spent_usd",
     "storage_usd",
     "stored_gb",
+    "supervisor_usd",
 ]
 
 _US_PER_HOUR = Decimal(3_600_000_000)
@@ -79,6 +83,7 @@ class RunState:
     reopened_after: int = 0  # attempts up to this one no longer decide how the run ends
     stop_requested_at: datetime | None = None
     stopped_by: str = ""
+    hired: tuple[Hired, ...] = ()  # machines for its supervisor, one after the other
     outcome: RunOutcome | None = None
     finished_at: datetime | None = None
     detail: str = ""
@@ -193,14 +198,24 @@ def stored_gb(state: RunState) -> Decimal:
 
 
 def spent_usd(state: RunState, now: datetime) -> Decimal:
-    """Machines and egress of all attempts and storage until `now`, not rounded."""
+    """Machines and egress of all attempts, storage and supervisors until `now`, not rounded."""
     attempts = sum((machine_usd(a, now) + egress_usd(state, a) for a in state.attempts), Decimal(0))
-    return attempts + storage_usd(state, now)
+    return attempts + storage_usd(state, now) + supervisor_usd(state, now)
+
+
+def supervisor_usd(state: RunState, now: datetime) -> Decimal:
+    """Machines hired for the supervisor; what is left of one after the run's end is owed from the beginning."""
+    spans = (
+        (h, h.until - h.since if h.until else max(now - h.since, timedelta(0)) + timedelta(seconds=h.closing_seconds))
+        for h in state.hired
+    )
+    return sum((hours(span) * h.usd_per_hour for h, span in spans), Decimal(0))
 
 
 def burn_usd_per_hour(state: RunState) -> Decimal:
     """What one more hour costs while everything stays as it is."""
-    return sum((a.prices[-1][1] for a in state.attempts if a.prices and a.billed_until is None), Decimal(0))
+    machines = sum((a.prices[-1][1] for a in state.attempts if a.prices and a.billed_until is None), Decimal(0))
+    return machines + sum((h.usd_per_hour for h in state.hired if h.until is None), Decimal(0))
 
 
 def _apply(state: RunState | None, entry: Entry) -> RunState:
@@ -239,6 +254,10 @@ def _changed(state: RunState, event: Event, at: datetime) -> RunState:  # one ca
                 stop_requested_at=None,
                 stopped_by="",
             )
+        case SupervisorHired():
+            return replace(state, hired=(*state.hired, _hired(event, at)))
+        case SupervisorReleased():
+            return replace(state, hired=tuple(_released(h, event, at) for h in state.hired))
         case StopRequested():
             return replace(state, stop_requested_at=state.stop_requested_at or at, stopped_by=event.by)
         case AttemptRequested():
@@ -255,7 +274,8 @@ def _changed(state: RunState, event: Event, at: datetime) -> RunState:  # one ca
             )
             return replace(state, attempts=(*state.attempts, new))
         case RunFinished():
-            return replace(state, outcome=event.outcome, finished_at=at, detail=event.detail)
+            hired = tuple(h if h.until else replace(h, until=_closed_at(h, at)) for h in state.hired)
+            return replace(state, outcome=event.outcome, finished_at=at, detail=event.detail, hired=hired)
         case CheckpointCommitted():
             return _with_attempt(state if event.local_only else _stored(state, event, at), event, at)
         case CheckpointReplicated():
@@ -264,6 +284,28 @@ def _changed(state: RunState, event: Event, at: datetime) -> RunState:  # one ca
             return _restored(_with_attempt(_fallen_back(state, event), event, at), event)
         case _:
             return _with_attempt(state, event, at)
+
+
+def _hired(event: SupervisorHired, at: datetime) -> Hired:
+    return Hired(
+        number=event.number,
+        where=event.where,
+        instance_type=event.instance_type,
+        usd_per_hour=event.usd_per_hour,
+        basis=event.basis,
+        closing_seconds=event.closing_seconds,
+        since=at,
+    )
+
+
+def _released(hired: Hired, event: SupervisorReleased, at: datetime) -> Hired:
+    if hired.number != event.number:
+        return hired
+    return replace(hired, until=at if event.was_there else hired.since, detail=event.detail)
+
+
+def _closed_at(hired: Hired, finished_at: datetime) -> datetime:
+    return finished_at + timedelta(seconds=hired.closing_seconds)
 
 
 def _stored(state: RunState, event: CheckpointCommitted, at: datetime) -> RunState:

@@ -338,3 +338,11 @@ def test_silence_after_a_notice_is_the_end_sooner_than_silence_at_any_other_time
     assert last.outcome == "preempted"
     assert "after the notice" in last.detail
     assert not any(isinstance(e, AttemptEnded) for e in seen(an_attempt(), running, *lines[:2], at=1000))
+
+
+@pytest.mark.parametrize(("nodes", "outcome"), [(1, "failed"), (2, "preempted")])
+def test_nodes_that_failed_because_another_one_was_taken_have_not_failed(nodes: int, outcome: str) -> None:
+    intent = AttemptRequested(attempt=1, placement=a_placement(an_offer(), nodes=nodes), why="cheapest")
+    attempt = a_state(intent, AttemptStarted(attempt=1, started_at=after(60))).attempts[0]
+
+    assert verdict(attempt, GONE, STARTED, stepped(9, at=350), ended("failed")).outcome == outcome

@@ -236,6 +236,11 @@ def _serve(address: str, port: int, application: Any) -> BaseWSGIServer:
     return server
 
 
+def _at_address(address: str) -> Any:
+    """The instance that is up there: another region gives a dead one's address again."""
+    return next((one for one in instances() if one.private_ip == address and one.state != "terminated"), None)
+
+
 def main(folder: Path, image: Path, wheels: Path) -> None:
     logging.basicConfig(format="%(asctime)s %(name)s: %(message)s", level=logging.WARNING)
     ip(
@@ -249,7 +254,7 @@ def main(folder: Path, image: Path, wheels: Path) -> None:
     _seed()
     look = threading.Event()
     api = Api(look.set)
-    metadata = Metadata(lambda address: next((one for one in instances() if one.private_ip == address), None))
+    metadata = Metadata(_at_address)
     _serve(GATEWAY, PORT, api)
     _serve(ADDRESS, 80, metadata)
     _serve(f"unix://{folder / 'socket'}", 0, Desk(api, metadata))

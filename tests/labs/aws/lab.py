@@ -10,6 +10,7 @@ import sysconfig
 import time
 import zlib
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -142,6 +143,16 @@ class AwsLab:
         namespace = _pid_namespace(self._first().pid)
         found = [process for process in psutil.process_iter(["cmdline"]) if words in _command_line(process)]
         return [process for process in found if _pid_namespace(process.pid) == namespace]
+
+    def kill(self, words: str) -> None:
+        """SIGKILL to them and to all they have started: "sky.server.server" is SkyPilot's API server.
+
+        With its parent alone gone, SkyPilot's queue keeps its port, and no new server can start.
+        """
+        for process in self.processes(words):
+            for one in (process, *process.children(recursive=True)):
+                with suppress(psutil.NoSuchProcess):
+                    one.kill()
 
     def instances(self, *, state: str | None = None) -> list[Instance]:
         """As EC2 describes them in every region, oldest first; terminated ones too."""

@@ -1,4 +1,4 @@
-"""`launch train.yaml` against a real EC2 API through a real SkyPilot: places that are full, preempted, dear, and killed."""
+"""`launch train.yaml` against an EC2 API through a real SkyPilot: places that are full, preempted, dear, and killed."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from tests.labs.aws.lab import AwsLab, obstacle
 from tests.labs.user import User
 
 TRAINER = Path(__file__).parents[2] / "system" / "trainer.py"
+RANKS_TRAINER = Path(__file__).parents[1] / "ranks_trainer.py"
 STEPS = 120
 TRAIN = """\
 name: digits
-run: python trainer.py
-env: {{STEPS: {steps}, PAUSE_SECONDS: {pause}, PATH: "{bin}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}}
+run: {run}
+env: {{STEPS: {steps}, PAUSE_SECONDS: {pause}, PATH: "{bin}:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"}}
 gpus: {{A100: 8}}
 providers: [aws]
 regions: [us-east-2, us-west-2]
@@ -60,15 +61,18 @@ def user(lab: AwsLab, request: pytest.FixtureRequest) -> Iterator[User]:
     lab.allow()
 
 
-def write(user: User, *, steps: int = STEPS, pause: float = 0.3, deadline: str = "60 min", more: str = "") -> None:
-    fields: dict[str, Any] = {"steps": steps, "pause": pause, "deadline": deadline, "bin": Path(sys.executable).parent}
-    (user.folder / "train.yaml").write_text(TRAIN.format(**fields) + more)
+def write(
+    user: User, *, run: str = "python trainer.py", steps: int = STEPS, deadline: str = "60 min", more: str = ""
+) -> None:
+    fields: dict[str, Any] = {"run": run, "steps": steps, "pause": 0.3, "deadline": deadline}
+    (user.folder / "train.yaml").write_text(TRAIN.format(**fields, bin=Path(sys.executable).parent) + more)
 
 
-def undisturbed(steps: int, folder: Path) -> str:
-    environ = os.environ | {"STEPS": str(steps)}
+def undisturbed(*command: str, folder: Path) -> str:
+    """The last loss of the same training where nobody disturbs it, without any launcher."""
+    environ = os.environ | {"STEPS": str(STEPS)}
     done = subprocess.run(
-        [sys.executable, TRAINER], cwd=folder, env=environ, capture_output=True, text=True, check=True
+        [sys.executable, *command], cwd=folder, env=environ, capture_output=True, text=True, check=True
     )
     return re.findall(r"final loss (\S+)", done.stdout)[-1]
 
@@ -93,7 +97,7 @@ def test_a_full_zone_is_passed_over_and_a_preempted_training_goes_on_elsewhere(
     assert (machine.zone, machine.spot) == ("us-east-2b", True)
     assert (tags["team"], tags["cost_center"], tags["spotlaunch-run"]) == ("nlp", "4711", run_id)
     assert [outcome for *_, outcome in attempts(run)] == ["refused", "preempted", "completed"]
-    assert user.final_loss(run_id) == undisturbed(STEPS, tmp_path)
+    assert user.final_loss(run_id) == undisturbed(str(TRAINER), folder=tmp_path)
     assert sum(map(Decimal, run["by_cause_usd"].values())) == Decimal(run["spent_usd"])
     assert lab.instances(state="running") == []
 
@@ -116,7 +120,7 @@ def test_without_any_spot_it_is_done_in_time_on_demand_though_supervisor_and_api
     assert {outcome for _, capacity, outcome in attempts(run) if capacity == "spot"} == {"refused"}
     assert attempts(run)[-1][1:] == ("on_demand", "completed")
     assert run["finished_at"] <= run["deadline_at"]
-    assert user.final_loss(run_id) == undisturbed(STEPS, tmp_path)
+    assert user.final_loss(run_id) == undisturbed(str(TRAINER), folder=tmp_path)
     assert [one.spot for one in lab.instances() if one.tags.get("spotlaunch-run") == run_id] == [False]
     assert lab.instances(state="running") == []
 
@@ -132,3 +136,20 @@ def test_the_bill_is_what_ec2_says_of_the_machines(lab: AwsLab, user: User) -> N
     (billed,) = [one for one in lab.independent_bill() if one.id == machine.id]
     ours = Decimal(run["spent_usd"]) / Decimal(attempt["usd_per_hour"]) * 3600
     assert billed.seconds() <= float(ours) <= billed.seconds() + 30.0  # from our request to EC2's answer, at both ends
+
+
+def test_one_of_two_machines_killed_without_a_word_moves_both(lab: AwsLab, user: User, tmp_path: Path) -> None:
+    shutil.copy(RANKS_TRAINER, user.folder / "trainer.py")
+    write(user, run="torchrun --nproc-per-node 1 trainer.py", more="nodes: 2\n")
+    run_id = user.submit()
+    user.until(run_id, lambda run: run["checkpoint"] is not None and run["checkpoint"]["step"] >= 10)
+
+    lab.preempt(lab.instances(state="running")[-1].id, notice_seconds=0)
+    run = user.finished(run_id)
+
+    alone = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(RANKS_TRAINER))
+    assert [outcome for *_, outcome in attempts(run)] == ["preempted", "completed"]
+    assert attempts(run)[0][0] != attempts(run)[1][0]
+    assert run["attempts"][1]["first_step"] >= 10
+    assert user.final_loss(run_id) == undisturbed(*alone, folder=tmp_path)
+    assert lab.instances(state="running") == []

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from tests.labs.slurm import SlurmLab, obstacle
 from tests.labs.user import User
 
 TRAINER = Path(__file__).parents[2] / "system" / "trainer.py"
+RANKS_TRAINER = Path(__file__).parents[1] / "ranks_trainer.py"
 STEPS = 120
 PRICING = """\
 clusters:
@@ -30,7 +32,7 @@ clusters:
 # Slack for a start on spot, but not for a second one: `setup_seconds` is gone once the first has begun.
 TRAIN = """\
 name: digits
-run: python trainer.py
+run: {run}
 setup: export PATH={bin}:$PATH
 env: {{STEPS: {steps}, PAUSE_SECONDS: {pause}, PATH: "{bin}:/usr/bin:/bin"}}
 gpus: {{H100: 2}}
@@ -70,17 +72,28 @@ def user(lab: SlurmLab, request: pytest.FixtureRequest) -> User:
     return User(place=lab, folder=folder, state=home / "state", environ=environ)
 
 
-def write(user: User, *, steps: int = STEPS, pause: float = 0.3, deadline: str = "815 s", more: str = "") -> None:
-    fields: dict[str, Any] = {"steps": steps, "pause": pause, "deadline": deadline, "bin": Path(sys.executable).parent}
-    (user.folder / "train.yaml").write_text(TRAIN.format(runs=user.folder / "runs", **fields) + more)
+def write(user: User, *, run: str = "python trainer.py", more: str = "") -> None:
+    fields: dict[str, Any] = {"run": run, "runs": user.folder / "runs", "bin": Path(sys.executable).parent}
+    fields |= {"steps": STEPS, "pause": 0.3, "deadline": "815 s"}
+    (user.folder / "train.yaml").write_text(TRAIN.format(**fields) + more)
 
 
-def undisturbed(steps: int, folder: Path) -> str:
-    environ = os.environ | {"STEPS": str(steps)}
+def undisturbed(*command: str, folder: Path) -> str:
+    """The last loss of the same training where nobody disturbs it, without any launcher."""
+    environ = os.environ | {"STEPS": str(STEPS)}
     done = subprocess.run(
-        [sys.executable, TRAINER], cwd=folder, env=environ, capture_output=True, text=True, check=True
+        [sys.executable, *command], cwd=folder, env=environ, capture_output=True, text=True, check=True
     )
     return re.findall(r"final loss (\S+)", done.stdout)[-1]
+
+
+def attempts(run: dict[str, Any]) -> list[tuple[str, str]]:
+    return [(a["capacity"], a["outcome"]) for a in run["attempts"]]
+
+
+def billed_seconds(attempt: dict[str, Any]) -> float:
+    begin, end = (datetime.fromisoformat(attempt[key]) for key in ("started_at", "billed_until"))
+    return (end - begin).total_seconds()
 
 
 def test_a_preempted_training_saves_and_ends_on_reserved_nodes_at_the_undisturbed_loss(
@@ -95,11 +108,44 @@ def test_a_preempted_training_saves_and_ends_on_reserved_nodes_at_the_undisturbe
     lab.give_back()
     run = user.finished(run_id)
 
-    assert [(a["capacity"], a["outcome"]) for a in run["attempts"]] == [
+    assert attempts(run) == [
         ("spot", "preempted"),
         ("reserved", "completed"),
     ]
     assert run["outcome"] == "succeeded"
-    assert user.final_loss(run_id) == undisturbed(STEPS, tmp_path)
-    assert sum(map(Decimal, run["by_cause_usd"].values())) == Decimal(run["spent_usd"])
+    assert user.final_loss(run_id) == undisturbed(str(TRAINER), folder=tmp_path)
     assert lab.jobs() == []
+    bill_is_what_slurm_says(lab, run)
+
+
+def bill_is_what_slurm_says(lab: SlurmLab, run: dict[str, Any]) -> None:
+    """To the cent of what the segments cost, and each segment what Slurm has allocated, from our side of both ends."""
+    priced = [Decimal(str(billed_seconds(a))) / 3600 * Decimal(a["usd_per_hour"]) for a in run["attempts"]]
+    assert abs(sum(priced) - Decimal(run["spent_usd"])) < Decimal("0.01")
+    assert sum(map(Decimal, run["by_cause_usd"].values())) == Decimal(run["spent_usd"])
+    for attempt in run["attempts"]:
+        job = f"{run['run_id']}-{attempt['attempt']:03d}"
+        (allocated,) = [one for one in lab.independent_bill() if one.name.startswith(job)]
+        seconds = (allocated.end_at - allocated.start_at).total_seconds()
+        assert seconds - 2 <= billed_seconds(attempt) <= seconds + 30  # Slurm counts whole seconds
+
+
+def test_two_nodes_save_together_and_go_on_together_elsewhere(lab: SlurmLab, user: User, tmp_path: Path) -> None:
+    shutil.copy(RANKS_TRAINER, user.folder / "trainer.py")
+    write(user, run="torchrun --nproc-per-node 1 trainer.py", more="nodes: 2\n")
+    run_id = user.submit()
+    user.until(run_id, lambda run: run["checkpoint"] is not None and run["checkpoint"]["step"] >= 10)
+
+    lab.preempt(("node2",))
+    user.until(run_id, lambda run: run["attempts"][0]["outcome"])
+    lab.give_back()
+    run = user.finished(run_id)
+
+    alone = ("-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", str(RANKS_TRAINER))
+    assert attempts(run) == [
+        ("spot", "preempted"),
+        ("reserved", "completed"),
+    ]
+    assert run["attempts"][1]["first_step"] >= 10
+    assert user.final_loss(run_id) == undisturbed(*alone, folder=tmp_path)
+    bill_is_what_slurm_says(lab, run)

@@ -1,0 +1,27 @@
+"""What a supervisor writes down first where another one, on another machine, was before it.
+
+Each machine's SkyPilot knows only what it has launched itself. Of what the predecessor launched, the ledger and the
+trainers' journals are left: a trainer that speaks is watched and asked to end through its run folder like any other;
+a launch that was under way is given up, for nobody can see what came of it, and asking for the same attempt twice
+might run it twice.
+"""
+
+from __future__ import annotations
+
+from launcher.core.events import AttemptEnded, Event, SupervisorReleased
+from launcher.core.state import RunState
+
+UNSEEN = "another supervisor took over; whether its machine is gone is not known here"
+UNDER_WAY = "its launch was under way at a supervisor that is gone"
+
+
+def takeover(state: RunState, *, number: int | None, is_elsewhere: bool) -> tuple[Event, ...]:
+    """`number`: of this supervisor's own machine, if one was hired. `is_elsewhere`: the last one lived on another."""
+    if state.is_finished:
+        return ()
+    left = [h for h in state.hired if h.until is None and h.number != number]
+    events: list[Event] = [SupervisorReleased(number=h.number, was_there=True, detail=UNSEEN) for h in left]
+    if is_elsewhere:
+        unseen = [a for a in state.attempts if a.is_live and a.started_at is None]
+        events += [AttemptEnded(attempt=a.number, outcome="lost", detail=UNDER_WAY) for a in unseen]
+    return tuple(events)
