@@ -7,8 +7,10 @@ import json
 import secrets
 import subprocess
 import sys
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any
@@ -19,27 +21,45 @@ from launcher import __version__
 from launcher.adapters.system_clock import SystemClock
 from launcher.adapters.yaml_spec import load_spec
 from launcher.core.estimate import Estimate
-from launcher.core.events import Event, Pace, Promise, Quantiles, RunReopened, RunSubmitted, StopRequested, UsdQuantiles
+from launcher.core.events import (
+    Event,
+    Pace,
+    Promise,
+    Quantiles,
+    RunReopened,
+    RunSubmitted,
+    StopRequested,
+    SupervisorHired,
+    SupervisorReleased,
+    UsdQuantiles,
+)
 from launcher.core.gravity import HOURS_PER_MONTH
-from launcher.core.offers import Placement
+from launcher.core.offers import Offer, Placement
 from launcher.core.planner import Plan, plan, unaccepted_egress_usd, why_nothing
 from launcher.core.saving import checkpoint_gb, durable_seconds, save_seconds, storage_usd_per_gb_month
 from launcher.core.spec import Market, RunSpec
 from launcher.core.state import RunState
+from launcher.core.supervision import Host, supervisor_name
+from launcher.core.takeover import UNSEEN
 from launcher.core.workload import setup_seconds
 from launcher.errors import (
+    BackendError,
     InputError,
     LaunchError,
+    LaunchRefused,
     LedgerConflict,
     NotConfirmed,
     NothingFeasible,
     OverBudget,
     PlanStale,
     Problem,
+    RunFailed,
 )
 from launcher.ports import Progress
 from launcher.wiring import Wiring
 
+HIRE_SECONDS = 1200.0  # from the request of a supervisor's machine to its first sign of life
+HIRE_LOOK_SECONDS = 2.0
 MAX_DRIFT = Decimal("0.05")  # a plan whose price moved further is made again, not applied
 
 
@@ -87,7 +107,12 @@ def draft(
 
 
 def make_plan(wiring: Wiring, spec: RunSpec) -> Plan:
-    """Rank every place for `spec` at the prices of now."""
+    """Rank every place for `spec` at the prices of now.
+
+    Raises: InputError: it is to be supervised from elsewhere, and cannot be.
+    """
+    if wiring.settings.supervise == "remote":
+        wiring.outpost.demand(spec)
     clock = wiring.clock(spec)
     return plan(spec, wiring.book(spec, clock), wiring.measured(spec), now=clock.now(), rules=wiring.rules(spec))
 
@@ -119,8 +144,15 @@ def approve(spec: RunSpec, chosen: Estimate, *, amount: Decimal) -> Decimal:
     return amount if spec.cost.cap is None else min(amount, spec.cost.cap)
 
 
-def submit(wiring: Wiring, draft: Draft, chosen: Estimate, *, approved_usd: Decimal) -> str:
-    """Record the run, start its supervisor, and return its id."""
+def submit(
+    wiring: Wiring,
+    draft: Draft,
+    chosen: Estimate,
+    *,
+    approved_usd: Decimal,
+    telling: Callable[[str], None] = lambda _: None,
+) -> str:
+    """Record the run, start its supervisor, and return its id; `telling` hears what takes a while."""
     event = _submitted(wiring, draft, chosen, approved_usd)
     wall = SystemClock()  # the run's own time begins at this instant, scaled or not
     while True:
@@ -131,7 +163,7 @@ def submit(wiring: Wiring, draft: Draft, chosen: Estimate, *, approved_usd: Deci
             break
         except LedgerConflict:
             continue  # four hex digits were taken by an earlier run of today
-    start_supervisor(wiring, run_id)
+    supervise(wiring, run_id, chosen.placement.offer, telling=telling)
     return run_id
 
 
@@ -214,6 +246,80 @@ def start_supervisor(wiring: Wiring, run_id: str) -> None:
             start_new_session=True,
             check=True,
         )
+
+
+def supervise(wiring: Wiring, run_id: str, offer: Offer | None, *, telling: Callable[[str], None]) -> None:
+    """See that the run has a supervisor: one on this machine, or a hired one for a run at `offer`.
+
+    Raises: LaunchRefused, BackendError, RunFailed: the run is recorded, and nobody was found to supervise it.
+    """
+    if wiring.settings.supervise == "here":
+        start_supervisor(wiring, run_id)
+    else:
+        _hire_supervisor(wiring, run_id, offer or _likely_offer(wiring, run_id), telling)
+
+
+def _likely_offer(wiring: Wiring, run_id: str) -> Offer:
+    """Where the run would go on."""
+    state = wiring.state(run_id)
+    return state.attempt.placement.offer if state.attempt else choose(make_plan(wiring, state.spec)).placement.offer
+
+
+def _hire_supervisor(wiring: Wiring, run_id: str, offer: Offer, telling: Callable[[str], None]) -> None:
+    """Ask for the machine, and wait until its supervisor says that it lives: then this one may be closed."""
+    host = wiring.host(offer)
+    if not isinstance(host, Host):
+        raise InputError([Problem("L153", host.reason if host else "the supervisor lives here")])
+    state = _release_former(wiring, run_id)
+    number = len(state.hired) + 1
+    hired = SupervisorHired(
+        number=number,
+        where=host.infra,
+        instance_type=host.instance_type,
+        usd_per_hour=host.usd_per_hour,
+        basis=host.basis,
+        closing_seconds=host.closing_seconds,
+        by=getpass.getuser(),
+    )
+    state = _record(wiring, run_id, hired)
+    what = f"{host.instance_type or 'a small machine'} at {host.infra}, ${host.usd_per_hour:,.2f}/h"
+    telling(f"a machine for the supervisor is hired: {what}; leave this one on until it is there")
+    try:
+        wiring.outpost.hire(state, host, number, now=SystemClock().now())
+        _await_supervisor(wiring, run_id)
+    except (LaunchRefused, RunFailed, BackendError) as error:
+        was_there = _dismiss(wiring, run_id) is not False
+        _record(wiring, run_id, SupervisorReleased(number=number, was_there=was_there, detail=str(error)))
+        raise RunFailed(f"{run_id} has no supervisor: {error}; `launch resume {run_id}` tries again") from error
+    telling("the supervisor is there; this machine is no longer needed")
+
+
+def _await_supervisor(wiring: Wiring, run_id: str) -> None:
+    """Raises: LaunchRefused: its machine was not granted, or could not be set up. RunFailed: it keeps silent."""
+    clock = SystemClock()
+    until = clock.now() + timedelta(seconds=HIRE_SECONDS)
+    while not wiring.is_supervised_elsewhere(state := wiring.state(run_id)) and not state.is_finished:
+        if clock.now() > until:
+            raise RunFailed(f"no sign of it in {HIRE_SECONDS / 60:.0f} min; `sky logs {supervisor_name(run_id)}`")
+        with suppress(BackendError):  # SkyPilot is asked again
+            wiring.outpost.demand_hired(run_id)
+        clock.sleep(HIRE_LOOK_SECONDS)
+
+
+def _release_former(wiring: Wiring, run_id: str) -> RunState:
+    state = wiring.state(run_id)
+    for former in (h for h in state.hired if h.until is None):
+        detail = "it gave no sign of life and was ended" if _dismiss(wiring, run_id) else UNSEEN
+        state = _record(wiring, run_id, SupervisorReleased(number=former.number, was_there=True, detail=detail))
+    return state
+
+
+def _dismiss(wiring: Wiring, run_id: str) -> bool | None:
+    """Whether SkyPilot knew the machine here, and ended it; `None`: it did not say."""
+    try:
+        return wiring.outpost.dismiss(run_id)
+    except BackendError:
+        return None
 
 
 def request_stop(wiring: Wiring, run_id: str, *, reason: str = "") -> RunState:

@@ -1,14 +1,23 @@
-"""`python -m launcher.supervise RUN`: the run's detached supervisor process, one per run."""
+"""`python -m launcher.supervise RUN`: the run's detached supervisor process, one per run.
+
+On a machine that was hired for it, `--workdir` and `--pricing` say where lies what the ledger knows by its path on the
+submitter's, and `--hired` which of the run's hired machines this is.
+"""
 
 from __future__ import annotations
 
+import argparse
 import logging
 import signal
 import sys
+from pathlib import Path
 
 from launcher.adapters.settings import load_settings
-from launcher.errors import LaunchError
-from launcher.wiring import Wiring
+from launcher.adapters.system_clock import SystemClock
+from launcher.core.state import RunState
+from launcher.core.takeover import takeover
+from launcher.errors import LaunchError, LedgerConflict
+from launcher.wiring import Moved, Wiring
 
 LOCK_SECONDS = 3.0  # `launch status` holds the lock for a moment, to see whether anybody does
 
@@ -23,18 +32,24 @@ class _WithFields(logging.Formatter):
         return f"{super().format(record)} {fields}".rstrip()
 
 
-def main(run_id: str) -> int:
-    """Bring the run to its end; at once done where another supervisor holds the lock."""
+def main(run_id: str, *, moved: Moved | None = None, hired: int | None = None) -> int:
+    """Bring the run to its end; at once done where another supervisor is at work."""
     from filelock import Timeout
 
     handler = logging.StreamHandler()
     handler.setFormatter(_WithFields("%(asctime)s %(levelname)s %(name)s %(message)s"))
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the terminal it was started from may close
-    wiring = Wiring(settings=load_settings().settings)
+    settings = load_settings().settings.model_copy(update={"supervise": "here"})  # wherever that is
+    wiring = Wiring(settings=settings, moved=moved)
     try:
         with wiring.lock(run_id).acquire(timeout=LOCK_SECONDS):
-            state = wiring.supervisor(run_id).supervise()
+            state = _begin(wiring, run_id, hired)
+            if state is None:
+                return 0
+            by = f"hired machine {hired}" if hired else "its submitter's machine"
+            with wiring.supervising(state, by=f"{by} ({wiring.place.partition(':')[0]})"):
+                state = wiring.supervisor(run_id).supervise()
     except Timeout:
         logging.info("run %s has a supervisor already", run_id)
         return 0
@@ -45,5 +60,32 @@ def main(run_id: str) -> int:
     return 0
 
 
+def _begin(wiring: Wiring, run_id: str, hired: int | None) -> RunState | None:
+    """The run, taken over from a supervisor elsewhere if there was one; `None`: that one lives."""
+    while True:
+        state = wiring.state(run_id)
+        last = wiring.sign(state)
+        if last is not None and last.place != wiring.place and last.is_fresh(SystemClock().now()):
+            logging.info("run %s has a supervisor already: %s, seen at %s", run_id, last.by, last.at)
+            return None
+        events = takeover(state, number=hired, is_elsewhere=last is not None and last.place != wiring.place)
+        try:
+            wiring.ledger.append(run_id, events, after_seq=state.seq, at=wiring.run_clock(state).now())
+        except LedgerConflict:
+            continue
+        return state
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m launcher.supervise", description="Supervise a run.")
+    parser.add_argument("run_id")
+    parser.add_argument("--workdir", type=Path)
+    parser.add_argument("--pricing", type=Path)
+    parser.add_argument("--hired", type=int)
+    return parser.parse_args()
+
+
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1]))
+    told = _arguments()
+    place = None if told.workdir is None else Moved(workdir=told.workdir, pricing=told.pricing)
+    sys.exit(main(told.run_id, moved=place, hired=told.hired))

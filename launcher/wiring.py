@@ -247,12 +247,14 @@ class Wiring:
         return LocalBackend(self.machines, clock=self.run_clock(state), market=self.market(state.spec))
 
     def _clusters(self) -> SkyPilotBackend:
+        from launcher.adapters.aws_reservations import demand_room
         from launcher.adapters.skypilot_backend import SkyPilotBackend
 
         return SkyPilotBackend(
             self.settings.state_folder / "clusters",
             site=lambda request: self.site(request.placement.offer),
             clock=SystemClock(),
+            demand_room=demand_room,
             provision_seconds=self.settings.provision_seconds,
         )
 
@@ -326,7 +328,7 @@ class Wiring:
             return True
 
     def sign(self, state: RunState) -> Sign | None:
-        """The newest sign of life of a supervisor, wherever it lives or lived; `None` too where the folder is silent."""
+        """The newest sign of life of a supervisor, wherever it lived; `None` too where the folder does not answer."""
         from launcher.adapters.sign_of_life import read_sign
         from launcher.errors import BackendError
 
@@ -344,10 +346,11 @@ class Wiring:
 
     def is_supervised(self, state: RunState) -> bool:
         """By somebody on this machine, or by one elsewhere who was heard of just now."""
-        if self.has_supervisor(state.run_id):
-            return True
+        return self.has_supervisor(state.run_id) or self.is_supervised_elsewhere(state)
+
+    def is_supervised_elsewhere(self, state: RunState) -> bool:
         sign = self.sign(state)
-        return sign is not None and sign.is_fresh(SystemClock().now())
+        return sign is not None and sign.place != self.place and sign.is_fresh(SystemClock().now())
 
     @contextmanager
     def supervising(self, state: RunState, *, by: str) -> Iterator[None]:
@@ -414,17 +417,21 @@ class Wiring:
         return SystemClock().now().date()
 
     def runnable(self, spec: RunSpec, offer: Offer, *, checking: Callable[[], None]) -> None:
-        """Let SkyPilot try the credentials for the place, unless it has; `checking` is called before that takes a while.
+        """Let SkyPilot try the credentials for the place, unless it has; `checking` is called before that takes long.
 
-        Raises: NothingFeasible: nobody here can start a machine there.
+        Raises: NothingFeasible: nobody here can start a machine there. InputError: it could not save anything.
         """
         if spec.market is not None or offer.provider == LOCAL:
             return
-        if not self._can_start(spec, offer):
+        if not self.has_skypilot:
             raise NothingFeasible(
                 f'machines of {offer.provider} are started through SkyPilot: pip install "spotlaunch[sky]" '
                 f'"skypilot[{offer.provider}]"; --simulate SEED runs it here against a drawn spot market'
             )
+        if not self._reaches(spec, offer):
+            message = f"machines of {offer.provider} cannot reach run folders on this computer's disk"
+            fix = "write checkpoint: {uri: s3://bucket/folder} in train.yaml, or runs_uri in the settings"
+            raise InputError([Problem("L141", message, "", fix)])
         from launcher.adapters.skypilot_clouds import read_clouds
 
         clouds = read_clouds(self._clouds_record)
@@ -483,7 +490,16 @@ class Wiring:
     def _can_start(self, spec: RunSpec, offer: Offer) -> bool:
         if offer.provider == LOCAL and self.moved:
             return False  # this machine is not the one that the user owns
-        return spec.market is not None or offer.provider == LOCAL or self.has_skypilot
+        if spec.market is not None or offer.provider == LOCAL:
+            return True
+        return self.has_skypilot and self._reaches(spec, offer)
+
+    def _reaches(self, spec: RunSpec, offer: Offer) -> bool:
+        """Whether the machine sees the run folder: a bucket, or a folder that a Slurm cluster's nodes share."""
+        from launcher.core.traffic import checkpoint_home
+
+        home = checkpoint_home(spec, offer) or self.settings.runs_uri
+        return home is not None and (offer.provider == "slurm" or ("://" in home and not home.startswith("file:")))
 
     def _request(self, state: RunState, attempt: Attempt, *, time_scale: float) -> LaunchRequest:
         from launcher.adapters.attempt_env import attempt_environment

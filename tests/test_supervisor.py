@@ -28,7 +28,7 @@ from launcher.core.options import Option, Rules
 from launcher.core.state import RunState, job_name, spent_usd
 from launcher.errors import BackendError, InputError, LaunchError, LedgerUnavailable, NoSuchRun, Problem
 from launcher.ports import Clock
-from tests.builders import RUN, after, a_placement, a_spec, a_submit, an_offer, an_option
+from tests.builders import RUN, a_placement, a_spec, a_submit, after, an_offer, an_option
 from tests.faults import Deaths, Wrapped, supervise_through
 from tests.machines import Fate, Work
 from tests.sim import MemoryLedger, Sim, a_sim

@@ -7,7 +7,12 @@ Importing this package is cheap: torch and fsspec are imported when a `Session` 
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
+
+if sys.version_info < (3, 11):  # noqa: UP036  # it travels to machines whose image brings a Python of its own
+    found = ".".join(map(str, sys.version_info[:2]))
+    raise ImportError(f"trainer_hooks needs Python 3.11 or newer, and this is {found}: let `setup` make an environment")
 
 if TYPE_CHECKING:
     from trainer_hooks.errors import CheckpointMismatch, CheckpointsDamaged, HooksError, NotLoadable, SavingFailed

@@ -49,8 +49,11 @@ def main(options: Sequence[str]) -> None:
     parser.add_argument("--folder", type=Path, default=Path(tempfile.gettempdir()), help="parent of the lab's own")
     asked = parser.parse_args(options)
     scene: Scene = SCENES[asked.lab](asked.folder / f"recovery-{os.getpid()}")
-    sides: dict[str, MakeSide] = {Ours.name: partial(Ours, poll_seconds=asked.poll)}
-    sides |= {f"managed job, {name}": partial(ManagedJob, strategy=name) for name in scene.strategies}
+    sides: dict[str, MakeSide] = {
+        # first, for its controllers stay: ours shares the machine with them in every repeat
+        **{f"managed job, {name}": partial(ManagedJob, strategy=name) for name in scene.strategies},
+        Ours.name: partial(Ours, poll_seconds=asked.poll),
+    }
     chosen = {name: make for name, make in sides.items() if any(part in name for part in asked.sides)}
     try:
         scene.up()

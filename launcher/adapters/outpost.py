@@ -148,5 +148,5 @@ class Outpost:
 
 def _folder_of(package: str) -> str:
     found = find_spec(package)
-    assert found is not None and found.origin is not None  # both are in this distribution
-    return str(Path(found.origin).parent)
+    assert found is not None  # both are in this distribution
+    return str(Path(str(found.origin)).parent)

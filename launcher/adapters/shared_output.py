@@ -1,6 +1,6 @@
 """What attempts print, in the run folder: for those who are not on the supervisor's machine, and when that is gone.
 
-    output/<attempt>/<segment>.log    pieces in order; objects are only ever added, each half a minute if there is news
+output/<attempt>/<segment>.log    pieces in order; objects are only ever added, each half a minute if there is news
 """
 
 from __future__ import annotations
@@ -73,12 +73,13 @@ def sharing_output(run_uri: str, paths: Callable[[], Mapping[int, Path]]) -> Ite
     done: set[int] = set()  # attempts that are followed by another one do not grow any more
 
     def ship() -> None:
+        odd: tuple[type[BaseException], ...] = (LaunchError, *foreign_errors())
         try:
             known = paths()
             for attempt in sorted(set(known) - done):
                 shared.add(attempt, known[attempt])
             done.update(sorted(known)[:-2])
-        except (LaunchError, *foreign_errors()) as error:  # the training goes on without it; the next try may succeed
+        except odd as error:  # the training goes on without it; the next try may succeed
             log.info("the output is not shared now", extra={"reason": str(error)[:200]})
 
     def keep_shipping() -> None:

@@ -24,8 +24,10 @@ _NAME = "control/supervisor"
 def read_sign(folder: FsspecJournal) -> Sign | None:
     """The newest sign of any supervisor, however old. Raises: BackendError: the folder did not answer."""
     found = folder.get(_NAME)
+    if found is None:
+        return None
     try:
-        return found and Sign(
+        return Sign(
             place=str(found["place"]),
             by=str(found["by"]),
             since=datetime.fromisoformat(found["since"]),

@@ -40,7 +40,8 @@ _OUTPUT_SECONDS = 10.0  # until the rest of the output of a job that has ended i
 
 
 class SkyPilotBackend:
-    """`folder` takes what the attempts print. `site` says what this machine adds to a request."""
+    """`folder` takes what the attempts print. `site` says what this machine adds to a request, `demand_room` refuses
+    one that the provider could not meet at the price that was agreed to."""
 
     def __init__(
         self,
@@ -48,11 +49,13 @@ class SkyPilotBackend:
         *,
         site: Callable[[LaunchRequest], Site],
         clock: Clock,
+        demand_room: Callable[[LaunchRequest], None],
         provision_seconds: int = PROVISION_SECONDS,
     ) -> None:
         self._path = folder.absolute()
         self._site = site
         self._clock = clock
+        self._demand_room = demand_room
         self._provision_seconds = provision_seconds
         self._started: dict[str, datetime] = {}
         self._followers: dict[str, threading.Thread] = {}
@@ -72,6 +75,7 @@ class SkyPilotBackend:
             return
         if self._has_job(request.job):  # an API server that was restarted has forgotten the request
             return
+        self._demand_room(request)
         site = self._site(request)
         config = server_config(request, site, provision_seconds=self._provision_seconds)
         try:

@@ -33,8 +33,9 @@ RESTART_SECONDS = 20
 DISTRIBUTION = "spotlaunch"
 
 _DOWN_SECONDS = 600.0
+_MODULES = ("launcher.supervise", "sky", "filelock", "fsspec", "platformdirs", "psutil", "ruamel.yaml", "sqlalchemy")
+_STORES = ("s3fs", "gcsfs", "adlfs", "psycopg")
 _IDENTITY = re.compile(r'^(\s*IdentityFile\s+)"?([^"\n]+?)"?\s*$', re.MULTILINE | re.IGNORECASE)
-
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,12 +94,14 @@ def _prelude(errand: Errand) -> list[str]:
 def _setup(errand: Errand) -> str:
     """A Python that has everything is taken as it is; else uv, which SkyPilot has installed, makes one."""
     names = " ".join(shlex.quote(each) for each in errand.requirements)
+    stores = [name for name in _STORES if any(each.startswith(name) for each in errand.requirements)]
+    imports = f"import {', '.join([*_MODULES, *stores])}"
     return "\n".join(
         [
             *_prelude(errand),
             f"""mkdir -p {HOME}/home {HOME}/state
 python=$(command -v python3 || command -v python)
-if ! PYTHONPATH={HOME}/app "$python" -c {shlex.quote(_CAN_SUPERVISE)} 2> /dev/null; then
+if ! PYTHONPATH={HOME}/app "$python" -c {shlex.quote(imports)} 2> /dev/null; then
   uv=$(command -v uv || echo ~/.local/bin/uv)
   "$uv" venv --quiet --allow-existing --python {PYTHON} {HOME}/venv || exit 1
   python=$(echo {HOME}/venv/bin/python)
@@ -107,9 +110,6 @@ fi
 echo "$python" > {HOME}/python""",
         ]
     )
-
-
-_CAN_SUPERVISE = "import sky, launcher.supervise, filelock, fsspec, platformdirs, psutil, rich, ruamel.yaml, sqlalchemy"
 
 
 def _run(errand: Errand) -> str:
@@ -137,7 +137,8 @@ while true; do
   [ $code -eq 0 ] && break
   [ $code -lt 128 ] && failures=$((failures + 1)) && [ $failures -ge {MAX_FAILURES} ] && break
   sleep {RESTART_SECONDS}
-done{end}
+done
+rm -rf "$base/home/.slurm" "$base/home/.kube"  # keys that came along{end}
 exit $code""",
         ]
     )

@@ -31,7 +31,7 @@ EXIT_MARK = "spotlaunch: exit code"  # SkyPilot keeps no exit codes; the last li
 _PACKAGES = ("fsspec", "psutil", "xxhash")
 _STORES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
 SELF_ENDING = frozenset({"aws", "gcp", "azure", "lambda", "runpod", "oci", "nebius", "verda", "kubernetes"})
-_ATTACHED = re.compile(r"(?P<host>.+)\+(?P<count>\d+)x(?P<gpu>.+)")  # a GCP host with accelerators that are attached to it
+_ATTACHED = re.compile(r"(?P<host>.+)\+(?P<count>\d+)x(?P<gpu>.+)")  # a GCP host, and accelerators attached to it
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -29,12 +29,24 @@ CurrencyOption = Annotated[
 PlainOption = Annotated[bool, typer.Option("--plain", help="no colour, no bar")]
 
 
-def wiring() -> Wiring:
+class Supervise(StrEnum):
+    HERE = "here"
+    REMOTE = "remote"
+
+
+SuperviseOption = Annotated[
+    Supervise | None,
+    typer.Option("--supervise", help="from this machine, or from a small one that is hired; default: as the settings"),
+]
+
+
+def wiring(supervise: Supervise | None = None) -> Wiring:
     """Raises: InputError: a settings file or variable is wrong."""
     from launcher.adapters.settings import load_settings
     from launcher.wiring import Wiring
 
-    return Wiring(settings=load_settings().settings)
+    settings = load_settings().settings
+    return Wiring(settings=settings.model_copy(update={"supervise": supervise.value}) if supervise else settings)
 
 
 def console(*, stderr: bool = False, plain: bool = False) -> Console:

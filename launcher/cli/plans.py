@@ -8,7 +8,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from launcher.cli.common import CurrencyOption, Output, OutputOption, PlainOption, console, money, print_json, wiring
+from launcher.cli.common import (
+    CurrencyOption,
+    Output,
+    OutputOption,
+    PlainOption,
+    SuperviseOption,
+    console,
+    money,
+    print_json,
+    wiring,
+)
 
 if TYPE_CHECKING:
     from decimal import Decimal
@@ -51,6 +61,7 @@ def run(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="stop after the plan")] = False,
     show_all: AllOption = False,
     detach: DetachOption = False,
+    supervise: SuperviseOption = None,
     accept_egress: EgressOption = None,
     simulate: SimulateOption = None,
     time_scale: ScaleOption = None,
@@ -58,7 +69,7 @@ def run(
     plain: PlainOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    wired = wiring()
+    wired = wiring(supervise)
     draft = _draft(wired, file, simulate=simulate, time_scale=time_scale, accept_egress=accept_egress, plain=plain)
     chosen = _show(wired, draft, pick, currency=currency, plain=plain, show_all=show_all, output=output)
     if not dry_run:
@@ -75,6 +86,7 @@ def plan(
     ] = False,
     pick: PickOption = 1,
     show_all: AllOption = False,
+    supervise: SuperviseOption = None,
     accept_egress: EgressOption = None,
     simulate: SimulateOption = None,
     time_scale: ScaleOption = None,
@@ -84,7 +96,7 @@ def plan(
 ) -> None:
     from launcher import api
 
-    wired = wiring()
+    wired = wiring(supervise)
     draft = _draft(wired, file, simulate=simulate, time_scale=time_scale, accept_egress=accept_egress, plain=plain)
     if show_request:
         return _print_request(wired, draft, pick, output)
@@ -101,12 +113,13 @@ def apply(
     approve: ApproveOption = None,
     yes: YesOption = False,
     detach: DetachOption = False,
+    supervise: SuperviseOption = None,
     currency: CurrencyOption = None,
     plain: PlainOption = False,
 ) -> None:
     from launcher import api
 
-    wired = wiring()
+    wired = wiring(supervise)
     draft, chosen = api.load_plan(wired, file)
     rank = draft.plan.ranked.index(chosen) + 1
     _show(wired, draft, rank, currency=currency, plain=plain, show_all=False, output=Output.TABLE)
@@ -188,7 +201,7 @@ def _go(
         chosen, amount = _ask(draft, chosen)
     offer = chosen.placement.offer
     wired.runnable(draft.spec, offer, checking=lambda: talk.print(f" SkyPilot tries your access to {offer.provider} …"))
-    run_id = api.submit(wired, draft, chosen, approved_usd=amount)
+    run_id = api.submit(wired, draft, chosen, approved_usd=amount, telling=lambda what: talk.print(f" {what}"))
     label = simulated(chosen.placement.offer.simulated)
     talk.print(f"\n [bold]{run_id}[/] is submitted and stops at ${amount:,.2f}{label}")
     if detach:

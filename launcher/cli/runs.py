@@ -1,4 +1,4 @@
-"""status, logs, stop, resume: runs that exist."""
+"""status, attach, logs, stop, resume: runs that exist."""
 
 from __future__ import annotations
 
@@ -7,12 +7,22 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from launcher.cli.common import CurrencyOption, Output, OutputOption, PlainOption, console, money, print_json, wiring
+from launcher.cli.common import (
+    CurrencyOption,
+    Output,
+    OutputOption,
+    PlainOption,
+    SuperviseOption,
+    console,
+    money,
+    print_json,
+    wiring,
+)
 
 if TYPE_CHECKING:
     from datetime import datetime
-    from pathlib import Path
 
+    from launcher.cli.printed import Printed
     from launcher.core.journal import TrainerStepped
     from launcher.core.state import RunState
     from launcher.render.live import LiveView
@@ -21,11 +31,14 @@ if TYPE_CHECKING:
 
 RunArgument = Annotated[str, typer.Argument(help="a run's id, or the beginning of one", show_default=False)]
 LOOK_SECONDS = 0.5
+SHARED_LOOK_SECONDS = 2.0  # where each look asks a bucket or a database elsewhere
+SIGN_SECONDS = 5.0  # between two looks for a sign of life in the run folder
 ORPHAN_SECONDS = 10.0  # without a supervisor, until the person is told
 
 
 def register(app: typer.Typer) -> None:
     app.command("status", help="All runs, or one in full.")(status)
+    app.command("attach", help="Follow a run and what it prints, from any machine that shares its ledger.")(attach)
     app.command("logs", help="What the training printed.")(logs)
     app.command("stop", help="Save, then stop a run and release its machines.")(stop)
     app.command("resume", help="Supervise a run again, or reopen one that ended, and follow it.")(resume)
@@ -51,12 +64,26 @@ def status(
             return print_json(render.runs_json(rows))
         return render.show_runs(console(plain=plain), rows, shown)
     state, now, supervised = _row(wired, wired.state(full_id(wired, run)))
+    sign = wired.sign(state)
     if output is Output.JSON:
-        return print_json(render.run_json(state, now, supervised=supervised))
-    render.show_run(console(plain=plain), state, now, shown, supervised=supervised)
+        return print_json(render.run_json(state, now, supervised=supervised, sign=sign))
+    render.show_run(console(plain=plain), state, now, shown, supervised=supervised, sign=sign)
     if watch and not state.is_finished:
         raise typer.Exit(follow(wired, state.run_id, shown, plain=plain, after_seq=state.seq))
     return None
+
+
+def attach(run: RunArgument, *, currency: CurrencyOption = None, plain: PlainOption = False) -> None:
+    from launcher.cli.printed import Printed
+    from launcher.render import status as render
+
+    wired = wiring()
+    shown = money(currency, wired)
+    state, now, supervised = _row(wired, wired.state(full_id(wired, run)))
+    sign = wired.sign(state)
+    render.show_run(console(plain=plain), state, now, shown, supervised=supervised, sign=sign)
+    printed = Printed(wired)
+    raise typer.Exit(follow(wired, state.run_id, shown, plain=plain, after_seq=state.seq, printed=printed))
 
 
 def logs(
@@ -66,16 +93,16 @@ def logs(
     attempt: Annotated[int | None, typer.Option("--attempt", "-a", min=1, help="default: all of them")] = None,
 ) -> None:
     from launcher.adapters.system_clock import SystemClock
+    from launcher.cli.printed import Printed
 
     wired = wiring()
     state = wired.state(full_id(wired, run))
-    sent: dict[Path, int] = {}
+    printed = Printed(wired, attempt)
     while True:
-        for path in wired.output_paths(state, attempt):
-            sent[path] = _copy(path, sent.get(path, 0))
+        _to_stdout(printed.news(state))
         if not following or state.is_finished:
             return
-        SystemClock().sleep(LOOK_SECONDS)
+        SystemClock().sleep(_look_seconds(wired))
         state = wired.state(state.run_id)
 
 
@@ -98,7 +125,8 @@ def stop(
                 talk.print(f" {state.run_id} has ended already: {state.outcome}")
             continue
         api.request_stop(wired, state.run_id)
-        api.start_supervisor(wired, state.run_id)  # where the run lost its own, this one stops it
+        if not wired.is_supervised_elsewhere(state):
+            api.start_supervisor(wired, state.run_id)  # where the run lost its own, this one stops it
         talk.print(f" {state.run_id} saves and stops; `launch resume {state.run_id} --approve USD` would go on")
 
 
@@ -109,6 +137,7 @@ def resume(
         str | None, typer.Option("--approve", metavar="USD", help="for the whole run, what is spent already included")
     ] = None,
     detach: Annotated[bool, typer.Option("--detach", "-d", help="do not follow")] = False,
+    supervise: SuperviseOption = None,
     currency: CurrencyOption = None,
     plain: PlainOption = False,
 ) -> None:
@@ -116,9 +145,11 @@ def resume(
     from launcher.cli.plans import parse_amount
     from launcher.errors import NotConfirmed
 
-    wired = wiring()
+    wired = wiring(supervise)
     state = wired.state(full_id(wired, run))
     talk = console(stderr=True, plain=plain)
+    if wired.settings.supervise == "remote":
+        wired.outpost.demand(state.spec)
     if state.outcome == "succeeded":
         talk.print(f" {state.run_id} has succeeded; there is nothing to resume")
         return
@@ -127,14 +158,26 @@ def resume(
         if amount is None:
             raise NotConfirmed(f"{state.run_id} ended ({state.outcome}); --approve USD says up to where it may go on")
         api.reopen(wired, state.run_id, approved_usd=amount)
-    api.start_supervisor(wired, state.run_id)
+    if wired.is_supervised(state):
+        talk.print(f" {state.run_id} has its supervisor")
+    else:
+        api.supervise(wired, state.run_id, None, telling=lambda what: talk.print(f" {what}"))
     if detach:
         talk.print(f" {state.run_id} goes on")
         return
     raise typer.Exit(follow(wired, state.run_id, money(currency, wired), plain=plain))
 
 
-def follow(wired: Wiring, run_id: str, shown: Money, *, plain: bool, after_seq: int = 0, quiet: bool = False) -> int:
+def follow(
+    wired: Wiring,
+    run_id: str,
+    shown: Money,
+    *,
+    plain: bool,
+    after_seq: int = 0,
+    quiet: bool = False,
+    printed: Printed | None = None,
+) -> int:
     """Show a run until it ends; the exit code says how. Ctrl-C only stops the showing. `quiet`: nothing to stdout."""
     from launcher.render.live import LiveView
     from launcher.render.status import final_line
@@ -142,7 +185,7 @@ def follow(wired: Wiring, run_id: str, shown: Money, *, plain: bool, after_seq: 
     talk = console(stderr=True, plain=plain)
     try:
         with LiveView(talk, shown) as view:
-            state = _watch(wired, run_id, view, after_seq)
+            state = _watch(wired, run_id, view, after_seq, printed)
     except KeyboardInterrupt:
         talk.print(f"\n the run goes on without this window: launch status {run_id} · launch stop {run_id}")
         return 130
@@ -150,13 +193,12 @@ def follow(wired: Wiring, run_id: str, shown: Money, *, plain: bool, after_seq: 
     return 0 if state.outcome == "succeeded" else 100
 
 
-def _watch(wired: Wiring, run_id: str, view: LiveView, after_seq: int) -> RunState:
+def _watch(wired: Wiring, run_id: str, view: LiveView, after_seq: int, printed: Printed | None) -> RunState:
     from launcher.adapters.system_clock import SystemClock
     from launcher.core.state import fold
-    from launcher.errors import RunFailed
 
     clock, state = SystemClock(), None
-    began, supervised_at = clock.now(), clock.now()
+    began, orphan = clock.now(), _Orphan(wired, clock.now())
     while state is None or not state.is_finished:
         for entry in wired.ledger.read(run_id, after_seq=state.seq if state else 0):
             state = fold(state, [entry])
@@ -166,13 +208,38 @@ def _watch(wired: Wiring, run_id: str, view: LiveView, after_seq: int) -> RunSta
             state = wired.state(run_id)
         now = clock.now()
         view.progress(state, _newest_step(wired, state), wired.run_clock(state).now(), (now - began).total_seconds())
-        if wired.has_supervisor(run_id):
-            supervised_at = now
-        elif (now - supervised_at).total_seconds() > ORPHAN_SECONDS and not state.is_finished:
-            raise RunFailed(f"nobody supervises {run_id}: {wired.log_path(run_id)} says why; `launch resume {run_id}`")
+        if printed:
+            view.output(printed.news(state))
         if not state.is_finished:
-            clock.sleep(LOOK_SECONDS)
+            orphan.look(state, now)
+            clock.sleep(_look_seconds(wired))
     return state
+
+
+class _Orphan:
+    """Notices that nobody supervises the run any more."""
+
+    def __init__(self, wired: Wiring, now: datetime) -> None:
+        self._wired = wired
+        self._seen_at = now
+        self._asked_at = now
+
+    def look(self, state: RunState, now: datetime) -> None:
+        """Raises: RunFailed: that has been so for a while."""
+        from launcher.errors import RunFailed
+
+        if self._wired.has_supervisor(state.run_id):
+            self._seen_at = now
+        elif (now - self._asked_at).total_seconds() >= SIGN_SECONDS:
+            self._asked_at = now
+            self._seen_at = now if self._wired.is_supervised_elsewhere(state) else self._seen_at
+        if (now - self._seen_at).total_seconds() > ORPHAN_SECONDS:
+            why = "its hired machine is silent" if state.hired else f"{self._wired.log_path(state.run_id)} says why"
+            raise RunFailed(f"nobody supervises {state.run_id}: {why}; `launch resume {state.run_id}`")
+
+
+def _look_seconds(wired: Wiring) -> float:
+    return SHARED_LOOK_SECONDS if wired.settings.has_shared_ledger else LOOK_SECONDS
 
 
 def _newest_step(wired: Wiring, state: RunState) -> TrainerStepped | None:
@@ -185,7 +252,8 @@ def _newest_step(wired: Wiring, state: RunState) -> TrainerStepped | None:
     if live is None:
         return None
     try:
-        lines = wired.journal(state, run_uri_of(state, live.number)).read(live.number, after_segment=max(0, live.segment - 1))
+        journal = wired.journal(state, run_uri_of(state, live.number))
+        lines = journal.read(live.number, after_segment=max(0, live.segment - 1))
     except BackendError:
         return None
     return next((line for line in reversed(lines) if isinstance(line, TrainerStepped)), None)
@@ -193,7 +261,7 @@ def _newest_step(wired: Wiring, state: RunState) -> TrainerStepped | None:
 
 def _row(wired: Wiring, state: RunState) -> tuple[RunState, datetime, bool]:
     now = wired.run_clock(state).now()
-    return state, now, not state.is_finished and wired.has_supervisor(state.run_id)
+    return state, now, not state.is_finished and wired.is_supervised(state)
 
 
 def _only_unfinished(wired: Wiring) -> str:
@@ -222,15 +290,6 @@ def full_id(wired: Wiring, start: str) -> str:
     return matching[0]
 
 
-def _copy(path: Path, offset: int) -> int:
-    """Print the file from `offset` on; where it ends now."""
-    try:
-        with path.open("rb") as file:
-            file.seek(offset)
-            while chunk := file.read(1 << 16):
-                sys.stdout.buffer.write(chunk)
-                offset += len(chunk)
-    except FileNotFoundError:
-        return offset
+def _to_stdout(text: bytes) -> None:
+    sys.stdout.buffer.write(text)
     sys.stdout.flush()
-    return offset

@@ -93,7 +93,7 @@ class StopRequested(Stored):
 
 
 class SupervisorHired(Stored):
-    """A machine for the run's supervisor is asked for; billed from this entry on, and `closing_seconds` behind its end."""
+    """A machine for the run's supervisor is asked for; billed from here to `closing_seconds` behind the run's end."""
 
     kind: Literal["supervisor_hired"] = "supervisor_hired"
     number: int  # 1, 2, 3 …

@@ -340,7 +340,7 @@ def _within_limits(
 
 
 def _closed(spec: RunSpec, option: Option, now: datetime) -> str | None:
-    """A reservation is no place to begin before it opens, nor one to finish behind its end; a fallback it may still be."""
+    """A reservation is no place to begin before it opens, nor to finish behind its end; a fallback it may still be."""
     offer = option.placement.offer
     if offer.opens_at is not None and offer.opens_at > now:
         return f"it begins on {offer.opens_at:%Y-%m-%d %H:%M} UTC"

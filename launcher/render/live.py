@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from datetime import datetime
 from decimal import Decimal
 from types import TracebackType
@@ -27,6 +28,8 @@ from launcher.core.events import (
     RunReopened,
     RunSubmitted,
     StopRequested,
+    SupervisorHired,
+    SupervisorReleased,
     TrainingResumed,
 )
 from launcher.core.journal import TrainerStepped
@@ -47,6 +50,11 @@ def sentence(entry: Entry, state: RunState, money: Money) -> str | None:
             return f"goes on, up to {money.exact(event.approved_usd)}{label}"
         case StopRequested():
             return f"{event.by} asked it to stop"
+        case SupervisorHired():
+            kind = event.instance_type or "a small machine"
+            return f"supervisor: {kind} at {event.where}, {money.exact(event.usd_per_hour)}/h, {event.basis}"
+        case SupervisorReleased():
+            return f"supervisor: released — {event.detail}"
         case AttemptRequested():
             offer = event.placement.offer
             kind = offer.capacity.value.replace("_", "-")
@@ -116,6 +124,14 @@ class LiveView:
         if line:
             since = span((entry.at - state.submitted_at).total_seconds())
             self._console.print(f" {since:>11}  {line}", highlight=False)
+
+    def output(self, text: bytes) -> None:
+        """What the training printed: above the bar, or to stdout where there is none."""
+        if self._bar and text:
+            self._console.print(text.decode(errors="replace").rstrip("\n"), highlight=False, markup=False)
+        elif text:
+            sys.stdout.buffer.write(text)
+            sys.stdout.flush()
 
     def progress(self, state: RunState, newest: TrainerStepped | None, now: datetime, elapsed_seconds: float) -> None:
         """Where the training is; `elapsed_seconds` of real time spaces the lines where there is no terminal."""

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from launcher.core.report import CAUSES, Stored, attempt_usd, bill, forecast, stored
 from launcher.core.state import Attempt, RunState, burn_usd_per_hour, newest_run_uri, spent_usd
+from launcher.core.supervision import Hired, Sign
 from launcher.render.tables import Column, table
 from launcher.render.words import Money, clock_time, simulated, size, span
 
@@ -70,7 +71,9 @@ def _run_cells(state: RunState, now: datetime, supervised: bool, money: Money) -
     )
 
 
-def show_run(console: Console, state: RunState, now: datetime, money: Money, *, supervised: bool) -> None:
+def show_run(
+    console: Console, state: RunState, now: datetime, money: Money, *, supervised: bool, sign: Sign | None = None
+) -> None:
     """Attempts, cost by cause, the last checkpoint, and what a preemption would cost at this moment."""
     label = simulated(state.submitted.simulated)
     console.print(f"\n [bold]{state.run_id}[/]  {phase(state, supervised=supervised)}{label}")
@@ -80,6 +83,8 @@ def show_run(console: Console, state: RunState, now: datetime, money: Money, *, 
     console.print(_attempts(console, state, now, money))
     for sentence in _money(state, now, money):
         console.print(f" {sentence}")
+    for sentence in _supervision(state, money, sign):
+        console.print(f" {sentence}", highlight=False)
     if not supervised and not state.is_finished:
         console.print(f" [bold]nobody supervises this run[/]: `launch resume {state.run_id}`")
 
@@ -103,7 +108,7 @@ def final_line(state: RunState, money: Money) -> str:
     return " · ".join(words)
 
 
-def run_json(state: RunState, now: datetime, *, supervised: bool) -> dict[str, Any]:
+def run_json(state: RunState, now: datetime, *, supervised: bool, sign: Sign | None = None) -> dict[str, Any]:
     """`launch/run/v1`."""
     spent, ahead = bill(state, state.finished_at or now), forecast(state, now)
     checkpoint = state.checkpoint
@@ -135,6 +140,8 @@ def run_json(state: RunState, now: datetime, *, supervised: bool) -> dict[str, A
         "stored": _stored_json(state),
         "attempts": [_attempt_json(state, attempt, now) for attempt in state.attempts],
         "tags": state.spec.tags,
+        "hired": [_hired_json(hired) for hired in state.hired],
+        "supervisor": sign and {"by": sign.by, "since": sign.since.isoformat(), "seen_at": sign.at.isoformat()},
     }
 
 
@@ -231,6 +238,30 @@ def _money(state: RunState, now: datetime, money: Money) -> Iterable[str]:
         yield f"Deadline  {clock_time(state.submitted.deadline_at)}{assumed}"
     if money.note:
         yield f"Currency  {money.note}"
+
+
+def _supervision(state: RunState, money: Money, sign: Sign | None) -> Iterable[str]:
+    """Machines that were hired for it, and who was last heard of."""
+    for hired in state.hired:
+        machine = f"{hired.instance_type or 'a small machine'} at {hired.where}"
+        ending = f"; {hired.detail}" if hired.detail else ""
+        price = f"{money.exact(hired.usd_per_hour)}/h, {hired.basis}"
+        yield f"Supervisor  {machine}, {price}, since {clock_time(hired.since)}{ending}"
+    if sign and not state.is_finished:
+        yield f"Supervised by  {sign.by}, since {clock_time(sign.since)}, last seen {clock_time(sign.at)}"
+
+
+def _hired_json(hired: Hired) -> dict[str, Any]:
+    return {
+        "number": hired.number,
+        "where": hired.where,
+        "instance_type": hired.instance_type,
+        "usd_per_hour": str(hired.usd_per_hour),
+        "basis": hired.basis,
+        "since": hired.since.isoformat(),
+        "until": hired.until.isoformat() if hired.until else None,
+        "detail": hired.detail,
+    }
 
 
 def _rent(lying: Stored, money: Money) -> str:

@@ -109,7 +109,7 @@ def server(monkeypatch: pytest.MonkeyPatch) -> ApiServer:
 
 @pytest.fixture
 def backend(server: ApiServer, tmp_path: Path) -> SkyPilotBackend:
-    return SkyPilotBackend(tmp_path, site=lambda _: Site(hooks="/hooks"), clock=SimClock())
+    return SkyPilotBackend(tmp_path, site=lambda _: Site(hooks="/hooks"), clock=SimClock(), demand_room=lambda _: None)
 
 
 @pytest.fixture

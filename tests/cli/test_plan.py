@@ -112,6 +112,19 @@ def test_a_plan_that_names_a_cloud_is_not_sold_as_runnable_without_skypilot(laun
     assert "--simulate" in done.err
 
 
+def test_a_cloud_machine_is_not_rented_for_a_folder_that_it_cannot_reach(
+    launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("launcher.wiring.Wiring.has_skypilot", True)
+    monkeypatch.setattr("launcher.wiring.Wiring.check_clouds", lambda _: pytest.fail("somebody's clouds are asked"))
+
+    done = launch(H100, "--approve", "10000")
+
+    assert done.code == 2
+    assert "cannot reach run folders on this computer's disk" in done.err
+    assert "checkpoint: {uri: s3://bucket/folder}" in done.err
+
+
 def test_nothing_feasible_says_why(launch: Launch, own: Path) -> None:
     (own / "train.yaml").write_text(TRAIN + "cost: {cap: 0.01 USD}\n")
 

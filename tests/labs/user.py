@@ -51,7 +51,7 @@ class User:
             if wanted(run):
                 return run
             assert not run["outcome"], self.told(run_id, run)
-            time.sleep(0.5)
+            time.sleep(2.0)  # each look is a process that takes a second
         raise AssertionError(self.told(run_id, run))
 
     def finished(self, run_id: str) -> dict[str, Any]:
@@ -60,7 +60,7 @@ class User:
             run = self.run(run_id)
             if run["outcome"] and not run["supervised"]:
                 return run
-            time.sleep(1.0)
+            time.sleep(2.0)
         raise AssertionError(self.told(run_id, run))
 
     def told(self, run_id: str, run: dict[str, Any]) -> str:

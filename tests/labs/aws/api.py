@@ -30,7 +30,8 @@ from tests.labs.aws.metadata import ADDRESS, ROLE, Metadata, StartResponse
 from tests.labs.aws.places import ACCOUNT_ID, GATEWAY, PORT, REGIONS
 
 Environ = dict[str, Any]
-_REGION = re.compile(r"Credential=[^/]+/\d+/([^/]+)/")
+_SCOPE = re.compile(r"Credential=[^/]+/\d+/([^/]+)/([^/]+)/")  # region, service
+ADDRESSES_PER_ZONE = 100
 _STARTS, _ENDS = ("RunInstances",), ("StopInstances", "TerminateInstances")
 _INSTANCE = re.compile(rb"<instanceId>(i-[0-9a-f]+)</instanceId>")
 _XMLNS = "http://ec2.amazonaws.com/doc/2016-11-15/"
@@ -50,13 +51,21 @@ class Api:
         self._moto = DomainDispatcherApplication(create_backend_app)
 
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
-        body = _body(environ)
-        form = dict(parse_qsl(body.decode(errors="replace"))) if body.startswith(b"Action=") else {}
-        request = _request(form, environ.get("HTTP_AUTHORIZATION", ""))
+        region, service = _scope(environ)
+        if service != "ec2":
+            return self._moto(environ, start_response)  # type: ignore[no-any-return]
+        form = dict(parse_qsl(_body(environ).decode()))
+        request = _request(form, region)
         time.sleep(self.faults.delay_seconds(request))
         if refusal := self.faults.refusal(request):
             self._record(request, form, error=refusal.code)
             return _refuse(refusal, start_response)
+        return self.answer(request, form, environ, start_response)
+
+    def answer(
+        self, request: Request, form: dict[str, str], environ: Environ, start_response: StartResponse
+    ) -> Iterable[bytes]:
+        """What EC2 says when nothing is wrong with it."""
         if request.action == "DescribeCapacityReservations":
             start_response("200 OK", [("Content-Type", "text/xml")])
             return [_NO_RESERVATIONS.encode()]
@@ -65,7 +74,9 @@ class Api:
         return self._recorded(request, form, environ, start_response)
 
     def interrupt(self, instance: Any) -> None:
-        """What EC2 does to a spot instance whose capacity it wants back."""
+        """What EC2 does to a spot instance whose capacity it wants back, unless it has it."""
+        if instance.state != "running":
+            return
         instance.ec2_backend.terminate_instances([instance.id])
         code = "Server.SpotInstanceTermination"
         instance.state_reason = StateReason(f"{code}: Spot instance termination", code)
@@ -116,7 +127,7 @@ class Api:
 
 
 class Desk:
-    """What the test may order over the socket, `/lab/<order>`; all else is for the API."""
+    """What the test may order over the socket, `/lab/<order>`; all else is for EC2, which is never at fault here."""
 
     def __init__(self, api: Api, metadata: Metadata) -> None:
         self.api, self.metadata = api, metadata
@@ -133,7 +144,8 @@ class Desk:
     def __call__(self, environ: Environ, start_response: StartResponse) -> Iterable[bytes]:
         order = environ["PATH_INFO"].removeprefix("/lab/")
         if order == environ["PATH_INFO"]:
-            return self.api(environ, start_response)
+            form = dict(parse_qsl(_body(environ).decode()))
+            return self.api.answer(_request(form, _scope(environ)[0]), form, environ, start_response)
         try:
             answer = self.orders[order](**json.loads(_body(environ)))
             start_response("200 OK", [("Content-Type", "application/json")])
@@ -172,12 +184,17 @@ def _body(environ: Environ) -> bytes:
     return body
 
 
-def _request(form: dict[str, str], signed: str) -> Request:
-    region = _REGION.search(signed)
+def _scope(environ: Environ) -> tuple[str, str]:
+    """Region and service, of the signature."""
+    scope = _SCOPE.search(environ.get("HTTP_AUTHORIZATION", ""))
+    return (scope.group(1), scope.group(2)) if scope else ("", "")
+
+
+def _request(form: dict[str, str], region: str) -> Request:
     subnet = form.get("NetworkInterface.1.SubnetId") or form.get("SubnetId")
     return Request(
         action=form.get("Action", ""),
-        region=region.group(1) if region else "",
+        region=region,
         instance_type=form.get("InstanceType", ""),
         spot=form.get("InstanceMarketOptions.MarketType") == "spot",
         zone=form.get("Placement.AvailabilityZone") or (_zone(subnet) if subnet else ""),
@@ -210,9 +227,14 @@ def _refuse(refusal: Refusal, start_response: StartResponse) -> list[bytes]:
 
 
 def _seed() -> None:
-    """What every account has, and moto's has not: a way out of the default VPC; and the role of the machines."""
-    for region in REGIONS:
+    """What every account has, and moto's has not: a way out of the default VPC; and the role of the machines.
+
+    The default VPCs of all regions have the same range, and here the same wire: each region keeps off the others'.
+    """
+    for number, region in enumerate(REGIONS):
         backend = ec2_backends[ACCOUNT_ID][region]
+        for subnet in backend.describe_subnets():
+            subnet.aws_reserved_ips |= {subnet.cidr[place] for place in range(number * ADDRESSES_PER_ZONE)}
         vpc = backend.get_default_vpc()
         assert vpc
         gateway = backend.create_internet_gateway()
@@ -237,8 +259,8 @@ def _serve(address: str, port: int, application: Any) -> BaseWSGIServer:
 
 
 def _at_address(address: str) -> Any:
-    """The instance that is up there: another region gives a dead one's address again."""
-    return next((one for one in instances() if one.private_ip == address and one.state != "terminated"), None)
+    """The instance that is up there: a dead one's address is given again."""
+    return next((one for one in instances() if one.private_ip == address and one.state == "running"), None)
 
 
 def main(folder: Path, image: Path, wheels: Path) -> None:

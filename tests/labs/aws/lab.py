@@ -17,6 +17,7 @@ from typing import Any, Self
 
 import psutil
 
+from tests.labs import packages
 from tests.labs.aws import image, query
 from tests.labs.aws.metadata import ROLE
 from tests.labs.aws.places import ENDPOINT, REGIONS, write_catalogues
@@ -26,23 +27,22 @@ from tests.labs.aws.records import Billed, Call, bill
 INIT = "tests.labs.aws.init"
 MARKER = ".aws-lab"  # only a folder that bears it is ever deleted
 PROGRAMS = ("ip", "nsenter", "rsync", "setpriv", "ssh", "ssh-keygen", "sshd", "su", "sudo", "unshare", "useradd")
-PACKAGES = "iproute2 openssh-client openssh-server passwd rsync sudo util-linux"
+PACKAGES = ("iproute2", "openssh-client", "openssh-server", "passwd", "rsync", "sudo", "util-linux")
 PATIENCE_SECONDS = 60.0
 MAX_SOCKET_PATH = 100  # bytes; the kernel ends at 107
 
 
 def obstacle() -> str | None:
     """Why this machine cannot carry the lab."""
-    search = os.pathsep.join([*os.get_exec_path(), "/usr/sbin", "/sbin"])
-    missing = [name for name in PROGRAMS if not shutil.which(name, path=search)]
+    absent = packages.missing(PROGRAMS)
     unshare = ["unshare", "--net", "--pid", "--mount", "--uts", "--ipc", "--fork", "true"]
     if os.geteuid():
         return "the AWS lab needs root: its hosts are namespaces"
-    if missing:
-        return f"the AWS lab needs {', '.join(missing)}: apt-get install {PACKAGES}"
+    if absent and not shutil.which("apt-get"):
+        return f"the AWS lab needs {', '.join(absent)}, and there is no apt-get"
     if sys.version_info >= (3, 12):
         return "the AWS lab needs Python 3.11: Ray 2.9.3, which SkyPilot installs on machines, has no later wheels"
-    if subprocess.run(unshare, check=False, capture_output=True).returncode:
+    if not shutil.which("unshare") or subprocess.run(unshare, check=False, capture_output=True).returncode:
         return "the AWS lab needs namespaces, and may not make them here"
     return None
 
@@ -77,6 +77,8 @@ class AwsLab:
             raise RuntimeError(f"{self.folder} is too long a name for the folder of a socket")
         if self._answers():
             return
+        if packages.missing(PROGRAMS):
+            packages.install(PACKAGES)
         self.down()
         self._lay_out()
         self._start()

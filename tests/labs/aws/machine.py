@@ -54,12 +54,19 @@ def boot(machine: Machine) -> None:
     _write(Path("/etc/hosts"), f"127.0.0.1 localhost\n{machine.private_ip} {name}\n")
     _write(Path("/sys/class/dmi/id/sys_vendor"), "Amazon EC2\n")
     _write(HOME / ".ssh/authorized_keys", f"{machine.key}\n")
-    settings = f"[default]\nregion = {machine.region}\nendpoint_url = {machine.endpoint}\n"
-    _write(HOME / ".aws/config", settings)
+    _write(HOME / ".aws/config", f"[default]\nregion = {machine.region}\n")
     subprocess.run(["chown", f"{ACCOUNT}:{ACCOUNT}", HOME], check=True)
     subprocess.run(["chown", "-R", f"{ACCOUNT}:{ACCOUNT}", HOME / ".ssh", HOME / ".aws"], check=True)
     (HOME / ".ssh").chmod(0o700)
-    options = ["PasswordAuthentication=no", "UsePAM=no", "MaxStartups=150:30:200", "MaxSessions=200", "LogLevel=ERROR"]
+    # not in ~/.aws/config: SkyPilot's autodown looks away from it (sky/skylet/events.py)
+    options = [
+        f"SetEnv=AWS_ENDPOINT_URL={machine.endpoint}",
+        "PasswordAuthentication=no",
+        "UsePAM=no",
+        "MaxStartups=150:30:200",
+        "MaxSessions=200",
+        "LogLevel=ERROR",
+    ]
     os.execv("/usr/sbin/sshd", ["/usr/sbin/sshd", "-D", "-e", *(word for option in options for word in ("-o", option))])
 
 

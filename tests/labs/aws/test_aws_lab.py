@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import pytest
 
 from tests.labs.aws.image import PROJECT
 from tests.labs.aws.lab import INIT, AwsLab, obstacle
-from tests.labs.aws.places import IMAGE
+from tests.labs.aws.places import GATEWAY, IMAGE
 from tests.labs.aws.query import Instance
 
 pytestmark = [pytest.mark.lab, pytest.mark.timeout(300)]
@@ -35,6 +36,18 @@ users:
         {key}
 """
 SSH = ["ssh", "-o", "StrictHostKeyChecking=no", "-o", "UserKnownHostsFile=/dev/null", "-o", "LogLevel=ERROR"]
+LISTEN = """
+import socket
+heard = socket.create_server(("0.0.0.0", 7000)).accept()[0]
+while word := heard.recv(100):
+    print(word.decode(), end="")
+"""
+TALK = f"""
+exec 3<>/dev/tcp/{GATEWAY}/7000
+trap 'echo signal >&3' TERM INT HUP EXIT
+echo alive >&3
+while :; do sleep 0.1; done
+"""
 NOTICE = """
 import os, time
 from trainer_hooks.notice.sources import default_names, open_sources
@@ -91,7 +104,7 @@ def test_a_training_finds_its_interpreter_torch_and_the_checkout_but_cannot_chan
 
 
 def test_machines_reach_each_other_and_their_bucket_and_nothing_else(lab: AwsLab) -> None:
-    one, other = a_machine(lab), a_machine(lab, zone="us-east-2b")
+    one, other = a_machine(lab), a_machine(lab, zone="us-west-2a")
     lab.run(["aws", "s3", "mb", "s3://weights"], check=True)
     put = "import s3fs; s3 = s3fs.S3FileSystem(); s3.pipe('weights/a', b'1'); print(s3.ls('weights'))"
 
@@ -99,6 +112,7 @@ def test_machines_reach_each_other_and_their_bucket_and_nothing_else(lab: AwsLab
     bucket = said(lab, one, f'{sys.executable} -c "{put}"')
     outside = ssh(lab, one, "exec 3<>/dev/tcp/1.1.1.1/443")
 
+    assert one.private_ip != other.private_ip
     assert neighbour == "SSH-"
     assert bucket.strip() == "['weights/a']"
     assert outside.returncode
@@ -127,6 +141,7 @@ def test_an_outage_lasts_for_so_many_calls(lab: AwsLab) -> None:
 
     assert [answer.returncode == 0 for answer in answers] == [False, False, True]
     assert "(Unavailable)" in answers[0].stderr
+    assert lab.instances(state="running")  # a test may look whenever it likes
 
 
 def test_a_slow_answer_is_late(lab: AwsLab) -> None:
@@ -141,17 +156,18 @@ def test_a_slow_answer_is_late(lab: AwsLab) -> None:
 
 def test_a_preempted_machine_dies_without_a_signal(lab: AwsLab) -> None:
     instance = a_machine(lab)
-    script = "trap 'echo signal' TERM INT HUP EXIT; echo alive; while :; do sleep 0.1; done"
-    training = lab.popen([*SSH, *at(instance), script], stdout=subprocess.PIPE)
-    assert training.stdout
-    assert training.stdout.readline() == "alive\n"
+    friend = lab.popen([sys.executable, "-u", "-c", LISTEN], stdout=subprocess.PIPE)
+    training = lab.popen([*SSH, *at(instance), f"setsid bash -c {shlex.quote(TALK)}"])
+    assert friend.stdout
+    assert friend.stdout.readline() == "alive\n"
 
     lab.preempt(instance.id, notice_seconds=0)
 
     wait_for(lambda: not on_this_machine(instance))
     wait_for(lambda: ssh(lab, instance, "true").returncode)
     training.kill()
-    assert training.communicate()[0] == ""
+    friend.kill()
+    assert friend.communicate()[0] == ""
     assert lab.calls()[-1].action == "SpotInterruption"
     assert [one.state for one in lab.instances() if one.id == instance.id] == ["terminated"]
 

@@ -19,7 +19,7 @@ from tests.labs.user import User
 
 TRAINER = Path(__file__).parents[2] / "system" / "trainer.py"
 RANKS_TRAINER = Path(__file__).parents[1] / "ranks_trainer.py"
-STEPS = 120
+STEPS = 200
 TRAIN = """\
 name: digits
 run: {run}

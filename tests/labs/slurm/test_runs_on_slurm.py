@@ -20,7 +20,7 @@ from tests.labs.user import User
 
 TRAINER = Path(__file__).parents[2] / "system" / "trainer.py"
 RANKS_TRAINER = Path(__file__).parents[1] / "ranks_trainer.py"
-STEPS = 120
+STEPS = 200
 PRICING = """\
 clusters:
   - name: lab
@@ -74,7 +74,7 @@ def user(lab: SlurmLab, request: pytest.FixtureRequest) -> User:
 
 def write(user: User, *, run: str = "python trainer.py", more: str = "") -> None:
     fields: dict[str, Any] = {"run": run, "runs": user.folder / "runs", "bin": Path(sys.executable).parent}
-    fields |= {"steps": STEPS, "pause": 0.3, "deadline": "815 s"}
+    fields |= {"steps": STEPS, "pause": 0.3, "deadline": "840 s"}
     (user.folder / "train.yaml").write_text(TRAIN.format(**fields) + more)
 
 

@@ -1,0 +1,42 @@
+"""Whether an EC2 capacity reservation has room. SkyPilot silently starts on demand what one cannot take, at its price.
+
+EC2 API reference, DescribeCapacityReservations: `AvailableInstanceCount` is what is left, in state `active`.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from launcher.core.machine import LaunchRequest
+from launcher.core.offers import Capacity
+from launcher.errors import BackendError, LaunchRefused
+
+
+def demand_room(request: LaunchRequest) -> None:
+    """Raises: LaunchRefused: the reservation cannot take all nodes. BackendError: EC2 gave no answer."""
+    offer, nodes = request.placement.offer, request.placement.nodes
+    if offer.provider != "aws" or offer.capacity is not Capacity.RESERVED or offer.reservation is None:
+        return
+    free = _free(_client(offer.region), offer.reservation)
+    if free < nodes:
+        raise LaunchRefused("no_capacity", f"{offer.reservation} has room for {free} of {nodes} machines now")
+
+
+def _client(region: str) -> Any:
+    import boto3  # type: ignore[import-untyped]  # SkyPilot's own way to EC2; it ships no types
+
+    return boto3.client("ec2", region_name=region)
+
+
+def _free(client: Any, reservation: str) -> int:
+    from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]  # the same
+
+    try:
+        found = client.describe_capacity_reservations(CapacityReservationIds=[reservation])["CapacityReservations"]
+    except ClientError as error:
+        if "NotFound" in error.response["Error"]["Code"]:
+            raise LaunchRefused("unavailable", f"there is no reservation {reservation}: {error}") from error
+        raise BackendError(f"EC2 does not say whether {reservation} has room: {error}") from error
+    except BotoCoreError as error:
+        raise BackendError(f"EC2 does not say whether {reservation} has room: {error}") from error
+    return sum(int(one["AvailableInstanceCount"]) for one in found if one["State"] == "active")

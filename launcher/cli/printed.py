@@ -1,0 +1,49 @@
+"""What a run's attempts print, from this machine or from the run folder, each byte once."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from launcher.adapters.shared_output import SharedOutput
+    from launcher.core.state import RunState
+    from launcher.wiring import Wiring
+
+
+class Printed:
+    """Of one run; of one attempt, where that is named."""
+
+    def __init__(self, wired: Wiring, attempt: int | None = None) -> None:
+        self._wired = wired
+        self._attempt = attempt
+        self._sent: dict[Path, int] = {}
+        self._pieces: dict[int, int] = {}
+        self._shared: SharedOutput | None = None
+
+    def news(self, state: RunState) -> bytes:
+        """What came since the last call; empty too while the run folder does not answer."""
+        from launcher.errors import BackendError
+
+        self._shared = self._shared or self._wired.shared_output(state)
+        if self._shared is None:
+            return b"".join(self._from_file(path) for path in self._wired.output_paths(state, self._attempt))
+        wanted = [a.number for a in state.attempts if self._attempt in (None, a.number)]
+        try:
+            return b"".join(self._from_folder(self._shared, number) for number in wanted)
+        except BackendError:
+            return b""
+
+    def _from_file(self, path: Path) -> bytes:
+        try:
+            with path.open("rb") as file:
+                file.seek(self._sent.get(path, 0))
+                text = file.read()
+        except FileNotFoundError:
+            return b""
+        self._sent[path] = self._sent.get(path, 0) + len(text)
+        return text
+
+    def _from_folder(self, shared: SharedOutput, attempt: int) -> bytes:
+        text, self._pieces[attempt] = shared.read(attempt, after_piece=self._pieces.get(attempt, 0))
+        return text
