@@ -46,7 +46,6 @@ from launcher.errors import (
     BackendError,
     InputError,
     LaunchError,
-    LaunchRefused,
     LedgerConflict,
     NotConfirmed,
     NothingFeasible,
@@ -287,7 +286,7 @@ def _hire_supervisor(wiring: Wiring, run_id: str, offer: Offer, telling: Callabl
     try:
         wiring.outpost.hire(state, host, number, now=SystemClock().now())
         _await_supervisor(wiring, run_id)
-    except (LaunchRefused, RunFailed, BackendError) as error:
+    except LaunchError as error:
         was_there = _dismiss(wiring, run_id) is not False
         _record(wiring, run_id, SupervisorReleased(number=number, was_there=was_there, detail=str(error)))
         raise RunFailed(f"{run_id} has no supervisor: {error}; `launch resume {run_id}` tries again") from error
@@ -318,7 +317,7 @@ def _dismiss(wiring: Wiring, run_id: str) -> bool | None:
     """Whether SkyPilot knew the machine here, and ended it; `None`: it did not say."""
     try:
         return wiring.outpost.dismiss(run_id)
-    except BackendError:
+    except LaunchError:
         return None
 
 

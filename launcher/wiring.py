@@ -280,7 +280,8 @@ class Wiring:
         from launcher.core.inventory import pool_of, reservation_config
 
         hooks = find_spec("trainer_hooks")
-        assert hooks is not None and hooks.origin is not None  # it is in the same distribution
+        assert hooks is not None
+        assert hooks.origin is not None  # it is in the same distribution
         return Site(
             hooks=str(Path(hooks.origin).parent),
             pool=pool_of(self.terms, offer),
@@ -364,9 +365,9 @@ class Wiring:
             return
         now = SystemClock().now
         sign = Sign(place=self.place, by=by, since=now(), at=now())
-        with (
-            sharing_output(state.submitted.run_uri, lambda: self._outputs(self.state(state.run_id))),
+        with (  # the last output is there before the last sign
             giving_signs(self._run_folder(state), sign, now=now),
+            sharing_output(state.submitted.run_uri, lambda: self._outputs(self.state(state.run_id))),
         ):
             yield
 

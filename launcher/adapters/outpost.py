@@ -25,6 +25,7 @@ from launcher.errors import InputError, Problem
 
 SPARE_MINUTES = 60  # behind the deadline, until Slurm ends the supervisor
 
+_HERE = "--supervise here"
 _CARRIED = (
     *("runs_uri", "feeds", "currency", "probe_seconds", "poll_seconds"),
     *("provision_seconds", "fallback_delay_seconds"),
@@ -65,18 +66,26 @@ class Outpost:
             raise InputError(problems)
 
     def _problems(self, spec: RunSpec) -> Iterator[Problem]:
-        here = "--supervise here, or "
+        if find_spec("sky") is None:
+            yield Problem(
+                "L140",
+                "a supervisor elsewhere is hired through SkyPilot",
+                "",
+                f'{_HERE}, or pip install "spotlaunch[sky]"',
+            )
         if spec.market is not None:
-            yield Problem("L150", "a simulated run lives on this machine, and so does its supervisor", "", here[:-5])
+            yield Problem("L150", "a simulated run lives on this machine, and so does its supervisor", "", _HERE)
             return
         home = spec.checkpoint.uri or self.settings.runs_uri
         shares_files = (self.settings.supervisor_infra or "").startswith("slurm/")
         if not self.settings.has_shared_ledger or (self._has_file_ledger and not shares_files):
             beside = f"{home.rstrip('/')}/ledger" if home and "://" in home else "s3://BUCKET/ledger"
-            fix = f'{here}in launch.toml: ledger = "{beside}" (or postgresql://…); earlier runs stay in the old one'
+            fix = (
+                f'{_HERE}, or in launch.toml: ledger = "{beside}" (or postgresql://…); earlier runs stay in the old one'
+            )
             yield Problem("L151", "a supervisor elsewhere cannot reach the ledger on this machine's disk", "", fix)
         if not spec.checkpoint.buckets and (home is None or ("://" not in home and not shares_files)):
-            fix = f"{here}checkpoint.uri: s3://BUCKET/runs in train.yaml, or runs_uri in launch.toml"
+            fix = f"{_HERE}, or checkpoint.uri: s3://BUCKET/runs in train.yaml, or runs_uri in launch.toml"
             yield Problem("L152", "a supervisor elsewhere cannot reach run folders on this machine's disk", "", fix)
 
     @property

@@ -35,7 +35,7 @@ DISTRIBUTION = "spotlaunch"
 _DOWN_SECONDS = 600.0
 _MODULES = ("launcher.supervise", "sky", "filelock", "fsspec", "platformdirs", "psutil", "ruamel.yaml", "sqlalchemy")
 _STORES = ("s3fs", "gcsfs", "adlfs", "psycopg")
-_IDENTITY = re.compile(r'^(\s*IdentityFile\s+)"?([^"\n]+?)"?\s*$', re.MULTILINE | re.IGNORECASE)
+_IDENTITY = re.compile(r'^(\s*IdentityFile\s+)"?([^"\n]+?)"?[ \t]*$', re.MULTILINE | re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

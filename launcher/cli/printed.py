@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,6 +10,9 @@ if TYPE_CHECKING:
     from launcher.adapters.shared_output import SharedOutput
     from launcher.core.state import RunState
     from launcher.wiring import Wiring
+
+
+REST_SECONDS = 60.0  # not an expectation, but an end
 
 
 class Printed:
@@ -33,6 +37,16 @@ class Printed:
             return b"".join(self._from_folder(self._shared, number) for number in wanted)
         except BackendError:
             return b""
+
+    def rest(self, state: RunState) -> bytes:
+        """The last news of a run that has ended: a supervisor elsewhere brings them over before it leaves."""
+        from launcher.adapters.system_clock import SystemClock
+
+        clock = SystemClock()
+        until = clock.now() + timedelta(seconds=REST_SECONDS)
+        while self._wired.is_supervised_elsewhere(state) and clock.now() < until:
+            clock.sleep(1.0)
+        return self.news(state)
 
     def _from_file(self, path: Path) -> bytes:
         try:

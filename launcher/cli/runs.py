@@ -100,8 +100,10 @@ def logs(
     printed = Printed(wired, attempt)
     while True:
         _to_stdout(printed.news(state))
-        if not following or state.is_finished:
-            return
+        if following and state.is_finished:
+            return _to_stdout(printed.rest(state))
+        if not following:
+            return None
         SystemClock().sleep(_look_seconds(wired))
         state = wired.state(state.run_id)
 
@@ -213,6 +215,8 @@ def _watch(wired: Wiring, run_id: str, view: LiveView, after_seq: int, printed: 
         if not state.is_finished:
             orphan.look(state, now)
             clock.sleep(_look_seconds(wired))
+    if printed:
+        view.output(printed.rest(state))
     return state
 
 

@@ -325,9 +325,7 @@ def _fallback(
     return min(firm, key=usd, default=None)
 
 
-def _within_limits(
-    spec: RunSpec, estimates: Iterable[Estimate], now: datetime
-) -> tuple[list[Estimate], list[Refusal]]:
+def _within_limits(spec: RunSpec, estimates: Iterable[Estimate], now: datetime) -> tuple[list[Estimate], list[Refusal]]:
     ranked: list[Estimate] = []
     refused: list[Refusal] = []
     for found in estimates:
