@@ -6,7 +6,7 @@ RUNS   := $(VENV)/.runs
 INSTALLED := $(VENV)/.installed
 INSTALL := $(BIN)/pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: demo test test-all lab-slurm lab-aws check bench clean
+.PHONY: demo test test-all lab-slurm lab-aws runs-on-slurm check bench clean
 
 demo: $(RUNS)
 	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python examples/quickstart/demo.py
@@ -15,11 +15,16 @@ test: $(INSTALLED)
 	@$(BIN)/python -m pytest $(PYTEST)
 
 # Real engines without a cloud, as root: a Slurm, and an EC2 API with hosts behind it (tests/labs/README.md).
+LAB    := $(BIN)/python -m pytest -m lab --numprocesses 0
+
 lab-slurm: $(INSTALLED)
-	@$(BIN)/python -m pytest -m lab --numprocesses 0 tests/labs/slurm $(PYTEST)
+	@$(LAB) tests/labs/slurm $(PYTEST)
 
 lab-aws: $(INSTALLED)
-	@$(BIN)/python -m pytest -m lab --numprocesses 0 tests/labs/aws $(PYTEST)
+	@$(LAB) tests/labs/aws $(PYTEST)
+
+runs-on-slurm: $(INSTALLED)
+	@$(LAB) tests/labs/slurm/test_runs_on_slurm.py $(PYTEST)
 
 test-all: lab-aws lab-slurm test
 

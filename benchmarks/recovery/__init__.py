@@ -26,6 +26,7 @@ from launcher.core.options import Rules
 
 STEPS_BEFORE = 10  # two checkpoints
 PEER_POLL_SECONDS = 15.0  # sky/jobs/utils.py, 0.14.1: JOB_STATUS_CHECK_GAP_SECONDS
+LOOK_SECONDS = 5.0  # the notes bear their instants: looking often would only cost the machine
 START_SECONDS, RECOVERY_SECONDS, RELEASE_SECONDS = 600.0, 900.0, 120.0  # not expectations: ends of what would hang
 MakeSide = Callable[[Scene, str], Side]
 
@@ -83,7 +84,9 @@ def _sample(scene: Scene, side: Side, label: str, *, stagger_seconds: float) -> 
     notes = f"{label}-notes"
     try:
         side.start()
-        until(lambda: len(scene.steps(notes)) >= STEPS_BEFORE, patience_seconds=START_SECONDS, look_seconds=2.0)
+        until(
+            lambda: len(scene.steps(notes)) >= STEPS_BEFORE, patience_seconds=START_SECONDS, look_seconds=LOOK_SECONDS
+        )
         until(side.is_ready, patience_seconds=START_SECONDS)
         time.sleep(stagger_seconds)
         before = {step.machine for step in scene.steps(notes)}
@@ -104,7 +107,7 @@ def _wait_for_new_step(scene: Scene, notes: str, before: set[str]) -> Step:
     while not (step := first_new(scene.steps(notes), before=before)):
         if time.monotonic() > end:
             raise TimeoutError(f"no new step within {RECOVERY_SECONDS:.0f} s")
-        time.sleep(2.0)
+        time.sleep(LOOK_SECONDS)
     return step
 
 
