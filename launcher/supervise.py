@@ -43,6 +43,8 @@ def main(run_id: str, *, moved: Moved | None = None, hired: int | None = None) -
     settings = load_settings().settings.model_copy(update={"supervise": "here"})  # wherever that is
     wiring = Wiring(settings=settings, moved=moved)
     try:
+        if moved:  # a new SkyPilot uses no cloud that it has not checked itself
+            logging.info("clouds that can be used from here: %s", ", ".join(wiring.check_clouds().enabled) or "none")
         with wiring.lock(run_id).acquire(timeout=LOCK_SECONDS):
             state = _begin(wiring, run_id, hired)
             if state is None:

@@ -121,7 +121,9 @@ def test_without_any_spot_it_is_done_in_time_on_demand_though_supervisor_and_api
     assert attempts(run)[-1][1:] == ("on_demand", "completed")
     assert run["finished_at"] <= run["deadline_at"]
     assert user.final_loss(run_id) == undisturbed(str(TRAINER), folder=tmp_path)
-    assert [one.spot for one in lab.instances() if one.tags.get("spotlaunch-run") == run_id] == [False]
+    machines = [one for one in lab.instances() if one.tags.get("spotlaunch-run") == run_id]
+    assert {one.spot for one in machines} == {False}
+    assert len(machines) <= 2  # the launch that was cut off may have got one, which was ended
     assert lab.instances(state="running") == []
 
 
