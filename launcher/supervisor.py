@@ -93,7 +93,7 @@ class Supervisor:
                 self._sweep()
             if state.is_finished:
                 return None
-            return 0.0 if self._observe(state) else self._act(state)
+            return self._act(self._observe(state))  # together: with news at every look nothing else would be decided
         except LedgerConflict:
             log.warning("another writer was first", extra={"run": self.run_id})
             return self.turn(sweeping=True)
@@ -111,11 +111,11 @@ class Supervisor:
         assert after is not None
         return after
 
-    def _observe(self, state: RunState) -> bool:
-        """Record what is new of the live attempt; whether there was something."""
+    def _observe(self, state: RunState) -> RunState:
+        """Record what is new of the live attempt; the state behind it."""
         live = next((a for a in state.attempts if a.is_live), None)
         if live is None:
-            return False
+            return state
         journal = self.journal(run_uri_of(state, live.number))
         known = max(0, live.segment - 1)
         lines = journal.read(live.number, after_segment=known)
@@ -135,9 +135,7 @@ class Supervisor:
         events = observe(live, phase, lines, now=now, patience=patience)
         if not events:
             events = self._price_change(state, live, now)
-        if events:
-            self._record(state, *events)
-        return bool(events)
+        return self._record(state, *events) if events else state
 
     def _price_change(self, state: RunState, live: Attempt, now: datetime) -> tuple[Event, ...]:
         if live.started_at is None:

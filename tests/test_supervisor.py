@@ -12,7 +12,6 @@ from typing import Any
 import pytest
 
 from launcher.core.events import (
-    AttemptEnded,
     AttemptRefused,
     AttemptReleased,
     AttemptRequested,
@@ -118,19 +117,18 @@ def test_a_supervisor_remembers_nothing_between_two_turns() -> None:
 @pytest.mark.parametrize("fate", [Fate(life_seconds=200), Fate()], ids=["preempted", "completed"])
 def test_nothing_new_begins_while_an_ended_attempt_is_unreleased(fate: Fate) -> None:
     sim = a_run({1: fate})
-    supervisor = sim.supervisor()
-    while not sim.events(AttemptEnded):
-        sim.clock.sleep(supervisor.turn() or 0)
-    now = (sim.clock.now() - sim.ledger.read(RUN)[0].at).total_seconds()
-    sim.backend.deaf = [(now, now + 7200)]
+    begun: list[int] = []
 
-    for _ in range(10):
-        with pytest.raises(BackendError):
-            supervisor.turn()
-        sim.clock.sleep(60)
+    def deaf_to_releases(name: str, effect: Callable[[], Any]) -> Any:
+        if name == "backend.stop" and len(begun) < 10:
+            begun.append(len(sim.events(AttemptRequested)) + len(sim.events(RunFinished)))
+            raise BackendError("no answer")
+        return effect()
 
-    assert len(sim.events(AttemptRequested)) == 1
-    assert sim.events(RunFinished) == []
+    sim.supervisor(lambda name, port: Wrapped(name, port, deaf_to_releases)).supervise()
+
+    assert begun == [1] * 10
+    assert sim.state().outcome == "succeeded"
 
 
 @pytest.mark.parametrize(
@@ -603,3 +601,20 @@ def test_what_a_trainer_wrote_while_its_machine_was_asked_for_is_heard() -> None
     first = sim.state().attempts[0]
     assert first.noticed_at is not None
     assert first.detail == "saved on the notice"
+
+
+def test_a_stop_is_heard_though_there_is_news_at_every_look() -> None:
+    busy = Work(steps=600, step_seconds=10, setup_seconds=30, save_seconds=1, every_steps=1)
+    sim = a_run(work=busy, submit=a_submit(a_spec(steps=600)))
+
+    def slow(call: str) -> None:
+        if call == "backend.phase" and sim.backend.running():
+            sim.clock.sleep(25)  # so that a save is new every time
+        if call == "backend.phase" and sim.state().step > 20 and not sim.state().stop_requested_at:
+            sim.ask_to_stop()
+
+    supervise_watched(sim, slow)
+
+    state = sim.state()
+    assert state.outcome == "cancelled"
+    assert state.step < 40

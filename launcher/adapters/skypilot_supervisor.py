@@ -128,7 +128,7 @@ for each in "$HOME"/.[!.]* "$(getent passwd "$(id -u)" | cut -d: -f6)"/.[!.]*; d
 done
 unset SKY_RUNTIME_DIR
 export HOME=$base/home PYTHONPATH=$base/app SKYPILOT_API_SERVER_LOCAL_PORT={port} {exports}
-export LAUNCH_STATE_FOLDER=$base/state
+export LAUNCH_STATE_FOLDER=$base/state PATH=$(dirname "$(cat "$base/python")"):$PATH
 cd "$base" || exit 1
 failures=0
 while true; do
