@@ -86,7 +86,7 @@ def forecast(state: RunState, now: datetime) -> Forecast:
     live = next((a for a in reversed(state.attempts) if a.is_live), None)
     seconds = _step_seconds(state, live) if live else None
     burn = burn_usd_per_hour(state)
-    if live is None or seconds is None or not burn:
+    if live is None or seconds is None or not burn or not live.prices:
         return Forecast(usd_per_step=None, total_usd=None, left_seconds=None, preemption_now_usd=None)
     left = (state.spec.workload.steps - state.step) * seconds
     setup = state.submitted.pace.setup_seconds

@@ -22,7 +22,7 @@ from launcher.core.events import (
 )
 from launcher.core.options import Rules
 from launcher.core.policy import AskToEnd, Judge, decide
-from launcher.core.report import bill
+from launcher.core.report import bill, forecast
 from launcher.core.rollout import Outlook
 from launcher.core.state import burn_usd_per_hour, job_name, spent_usd, supervisor_usd
 from launcher.core.supervision import Host, Machine, Sign, cheapest, host_beside, supervisor_name
@@ -138,6 +138,12 @@ def test_the_bill_shows_it_as_a_part_of_its_own_and_adds_up() -> None:
 
     assert found.by_cause["supervisor"] == 12 + 2
     assert sum(found.by_cause.values()) == found.total_usd == 14 + 1
+
+
+def test_nothing_is_forecast_while_only_the_supervisor_is_paid() -> None:
+    request = AttemptRequested(attempt=1, placement=a_placement(usd_per_hour="6"), why="test")
+
+    assert forecast(a_state(hired(), request), after(600)).total_usd is None
 
 
 def test_the_cap_counts_it() -> None:
