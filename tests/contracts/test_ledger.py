@@ -32,6 +32,8 @@ from launcher.core.events import (
     RunFinished,
     RunReopened,
     StopRequested,
+    SupervisorHired,
+    SupervisorReleased,
     TrainingResumed,
 )
 from launcher.errors import LedgerConflict
@@ -108,6 +110,16 @@ def test_reading_begins_behind_the_entry_that_is_named(ledger: Ledger) -> None:
 
 EVERY_KIND: list[Event] = [
     a_submit(storage_usd_per_gb_hour=Decimal("0.0000315")),
+    SupervisorHired(
+        number=1,
+        where="aws/us-east-1",
+        instance_type=None,
+        usd_per_hour=Decimal("0.0832"),
+        basis="list",
+        closing_seconds=600.5,
+        by="ada",
+    ),
+    SupervisorReleased(number=1, was_there=False, detail="never came"),
     AttemptRequested(attempt=1, placement=a_placement(), why="cheapest", egress_usd_per_read=Decimal("0.10")),
     CheckpointReplicated(attempt=1, name="step-7-a1", bytes=10**12, usd=Decimal("0.0000004")),
     AttemptRefused(attempt=1, reason="no_capacity", detail="none"),
