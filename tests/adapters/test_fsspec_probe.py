@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 
 import fsspec  # type: ignore[import-untyped]  # it ships no types; these tests are about it
 import pytest
+import s3fs
 
 from launcher.adapters.fsspec_probe import FsspecProbe, ask_buckets
 from launcher.adapters.system_clock import SystemClock
@@ -30,6 +31,12 @@ FOUND = Found(region="aws/eu-west-1", gb=2.0, is_complete=True, num_objects=3, b
 
 def silent(uri: str, gb: float, num_objects: int) -> None:
     """Nobody looks."""
+
+
+@pytest.fixture(autouse=True)
+def fresh() -> None:
+    """fsspec would hand out the file system of an earlier test, whose line is gone."""
+    s3fs.S3FileSystem.clear_instance_cache()
 
 
 @pytest.fixture

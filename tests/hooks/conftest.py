@@ -15,7 +15,6 @@ from collections.abc import Iterator
 from urllib.parse import urlsplit
 
 import pytest
-import s3fs  # type: ignore[import-untyped]  # it ships no types
 import torch
 
 from tests.hooks.slow_s3 import Line, a_line_to
@@ -73,7 +72,6 @@ def s3_line(s3: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterato
 
 
 def _use(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    s3fs.S3FileSystem.clear_instance_cache()  # fsspec would hand out the file system of an earlier test's line
     for name in [name for name in os.environ if name.startswith("AWS_")]:
         monkeypatch.delenv(name)
     for name, value in {
