@@ -130,7 +130,7 @@ def test_waits_grow_and_end() -> None:
 
 def test_no_random_number_is_taken_from_the_training(s3_line: OnS3) -> None:
     uri, line = s3_line
-    line.troubles = [Trouble(kind="answer", times=3, path="/a"), Trouble(kind="hang up before", times=3, path="/b")]
+    line.troubles = [Trouble(kind="answer", times=2, path="/a"), Trouble(kind="hang up before", times=2, path="/b")]
     before = random.getstate()
 
     a_storage(uri).put("a", b"x")
