@@ -53,9 +53,10 @@ class FsspecStorage:
     def __init__(self, uri: str, *, retries: Retries = RETRIES) -> None:
         from fsspec.core import split_protocol, url_to_fs  # type: ignore[import-untyped]  # it ships no types
 
-        # A cached listing would hide what another process has written since; and an instance shared with the
-        # training's own code must not get our settings.
-        self._files, path = url_to_fs(uri, use_listings_cache=False, skip_instance_cache=True)
+        with _without_draws():
+            # A cached listing would hide what another process has written since; and an instance shared with the
+            # training's own code must not get our settings.
+            self._files, path = url_to_fs(uri, use_listings_cache=False, skip_instance_cache=True)
         self._root = str(path).rstrip("/")
         self._protocol = split_protocol(uri)[0]
         self._retries = retries
@@ -214,6 +215,16 @@ class FsspecStorage:
                 if wait is None or not _may_pass(error):
                     raise
             time.sleep(wait)
+
+
+@contextmanager
+def _without_draws() -> Iterator[None]:
+    """Give the training its global generator back as it was: what s3fs imports draws from it (rich does, 2026-11)."""
+    before = random.getstate()
+    try:
+        yield
+    finally:
+        random.setstate(before)
 
 
 def _leave_retrying_to_us(files: Any, *, connections: int) -> None:
