@@ -5,32 +5,26 @@ from __future__ import annotations
 import getpass
 import json
 import secrets
-import subprocess
-import sys
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from launcher import __version__
+from launcher import __version__, engines, supervision
 from launcher.adapters.system_clock import SystemClock
 from launcher.adapters.yaml_spec import load_spec
 from launcher.core.estimate import Estimate
 from launcher.core.events import (
-    Event,
     Pace,
     Promise,
     Quantiles,
     RunReopened,
     RunSubmitted,
     StopRequested,
-    SupervisorHired,
-    SupervisorReleased,
     UsdQuantiles,
 )
 from launcher.core.gravity import HOURS_PER_MONTH
@@ -39,11 +33,8 @@ from launcher.core.planner import Plan, plan, unaccepted_egress_usd, why_nothing
 from launcher.core.saving import checkpoint_gb, durable_seconds, save_seconds, storage_usd_per_gb_month
 from launcher.core.spec import Market, RunSpec
 from launcher.core.state import RunState
-from launcher.core.supervision import Host, supervisor_name
-from launcher.core.takeover import UNSEEN
 from launcher.core.workload import setup_seconds
 from launcher.errors import (
-    BackendError,
     InputError,
     LaunchError,
     LedgerConflict,
@@ -52,13 +43,10 @@ from launcher.errors import (
     OverBudget,
     PlanStale,
     Problem,
-    RunFailed,
 )
 from launcher.ports import Progress
 from launcher.wiring import Wiring
 
-HIRE_SECONDS = 1200.0  # from the request of a supervisor's machine to its first sign of life
-HIRE_LOOK_SECONDS = 2.0
 MAX_DRIFT = Decimal("0.05")  # a plan whose price moved further is made again, not applied
 
 
@@ -216,7 +204,7 @@ def first_request(wiring: Wiring, draft: Draft, chosen: Estimate) -> dict[str, A
     entries = [Entry(run_id=run_id, seq=n, at=at, event=event) for n, event in enumerate((submitted, intent), start=1)]
     state = fold(None, entries)
     assert state is not None
-    return wiring.request(state, state.attempts[0])
+    return engines.request_document(wiring, state, state.attempts[0])
 
 
 def _promise(chosen: Estimate) -> Promise:
@@ -231,31 +219,15 @@ def _basis(chosen: Estimate) -> str:
     return next((a.source for a in chosen.assumptions if a.name == "step time"), "")
 
 
-def start_supervisor(wiring: Wiring, run_id: str) -> None:
-    """A process of its own that outlives this one and its terminal; harmless where the run has one already.
-
-    The shell puts it into the background and ends, so that it is nobody's child who would have to wait for it.
-    """
-    with wiring.log_path(run_id).open("ab") as log:
-        subprocess.run(
-            ["sh", "-c", '"$@" &', "sh", sys.executable, "-m", "launcher.supervise", run_id],
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            start_new_session=True,
-            check=True,
-        )
-
-
-def supervise(wiring: Wiring, run_id: str, offer: Offer | None, *, telling: Callable[[str], None]) -> None:
-    """See that the run has a supervisor: one on this machine, or a hired one for a run at `offer`.
+def supervise(wiring: Wiring, run_id: str, offer: Offer | None = None, *, telling: Callable[[str], None]) -> None:
+    """See that the run has a supervisor: one on this machine, or a hired one beside `offer`, where the run will be.
 
     Raises: LaunchRefused, BackendError, RunFailed: the run is recorded, and nobody was found to supervise it.
     """
     if wiring.settings.supervise == "here":
-        start_supervisor(wiring, run_id)
+        supervision.start(wiring, run_id)
     else:
-        _hire_supervisor(wiring, run_id, offer or _likely_offer(wiring, run_id), telling)
+        supervision.hire(wiring, run_id, offer or _likely_offer(wiring, run_id), telling=telling)
 
 
 def _likely_offer(wiring: Wiring, run_id: str) -> Offer:
@@ -264,66 +236,9 @@ def _likely_offer(wiring: Wiring, run_id: str) -> Offer:
     return state.attempt.placement.offer if state.attempt else choose(make_plan(wiring, state.spec)).placement.offer
 
 
-def _hire_supervisor(wiring: Wiring, run_id: str, offer: Offer, telling: Callable[[str], None]) -> None:
-    """Ask for the machine, and wait until its supervisor says that it lives: then this one may be closed."""
-    host = wiring.host(offer)
-    if not isinstance(host, Host):
-        raise InputError([Problem("L153", host.reason if host else "the supervisor lives here")])
-    state = _release_former(wiring, run_id)
-    number = len(state.hired) + 1
-    hired = SupervisorHired(
-        number=number,
-        where=host.infra,
-        instance_type=host.instance_type,
-        usd_per_hour=host.usd_per_hour,
-        basis=host.basis,
-        closing_seconds=host.closing_seconds,
-        by=getpass.getuser(),
-    )
-    state = _record(wiring, run_id, hired)
-    what = f"{host.instance_type or 'a small machine'} at {host.infra}, ${host.usd_per_hour:,.2f}/h"
-    telling(f"a machine for the supervisor is hired: {what}; leave this one on until it is there")
-    try:
-        wiring.outpost.hire(state, host, number, now=SystemClock().now())
-        _await_supervisor(wiring, run_id)
-    except LaunchError as error:
-        was_there = _dismiss(wiring, run_id) is not False
-        _record(wiring, run_id, SupervisorReleased(number=number, was_there=was_there, detail=str(error)))
-        raise RunFailed(f"{run_id} has no supervisor: {error}; `launch resume {run_id}` tries again") from error
-    telling("the supervisor is there; this machine is no longer needed")
-
-
-def _await_supervisor(wiring: Wiring, run_id: str) -> None:
-    """Raises: LaunchRefused: its machine was not granted, or could not be set up. RunFailed: it keeps silent."""
-    clock = SystemClock()
-    until = clock.now() + timedelta(seconds=HIRE_SECONDS)
-    while not wiring.is_supervised_elsewhere(state := wiring.state(run_id)) and not state.is_finished:
-        if clock.now() > until:
-            raise RunFailed(f"no sign of it in {HIRE_SECONDS / 60:.0f} min; `sky logs {supervisor_name(run_id)}`")
-        with suppress(BackendError):  # SkyPilot is asked again
-            wiring.outpost.demand_hired(run_id)
-        clock.sleep(HIRE_LOOK_SECONDS)
-
-
-def _release_former(wiring: Wiring, run_id: str) -> RunState:
-    state = wiring.state(run_id)
-    for former in (h for h in state.hired if h.until is None):
-        detail = "it gave no sign of life and was ended" if _dismiss(wiring, run_id) else UNSEEN
-        state = _record(wiring, run_id, SupervisorReleased(number=former.number, was_there=True, detail=detail))
-    return state
-
-
-def _dismiss(wiring: Wiring, run_id: str) -> bool | None:
-    """Whether SkyPilot knew the machine here, and ended it; `None`: it did not say."""
-    try:
-        return wiring.outpost.dismiss(run_id)
-    except LaunchError:
-        return None
-
-
 def request_stop(wiring: Wiring, run_id: str, *, reason: str = "") -> RunState:
     """Ask the run to save and end. Raises: NoSuchRun."""
-    return _record(wiring, run_id, StopRequested(by=getpass.getuser(), reason=reason))
+    return wiring.record(run_id, StopRequested(by=getpass.getuser(), reason=reason))
 
 
 def reopen(wiring: Wiring, run_id: str, *, approved_usd: Decimal) -> RunState:
@@ -334,18 +249,7 @@ def reopen(wiring: Wiring, run_id: str, *, approved_usd: Decimal) -> RunState:
     spent = spent_usd(state, state.finished_at or state.at)
     if approved_usd <= spent:
         raise OverBudget(f"${spent:,.2f} are spent already; --approve an amount above that, for the whole run")
-    return _record(wiring, run_id, RunReopened(approved_usd=approved_usd, by=getpass.getuser()))
-
-
-def _record(wiring: Wiring, run_id: str, event: Event) -> RunState:
-    """Append behind whatever the supervisor writes at the same time."""
-    while True:
-        state = wiring.state(run_id)
-        try:
-            wiring.ledger.append(run_id, [event], after_seq=state.seq, at=wiring.run_clock(state).now())
-            return wiring.state(run_id)
-        except LedgerConflict:
-            continue
+    return wiring.record(run_id, RunReopened(approved_usd=approved_usd, by=getpass.getuser()))
 
 
 class SavedPlan(BaseModel):

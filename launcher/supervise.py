@@ -11,7 +11,9 @@ import logging
 import signal
 import sys
 from pathlib import Path
+from socket import gethostname
 
+from launcher import engines, supervision
 from launcher.adapters.settings import load_settings
 from launcher.adapters.system_clock import SystemClock
 from launcher.core.state import RunState
@@ -45,13 +47,13 @@ def main(run_id: str, *, moved: Moved | None = None, hired: int | None = None) -
     try:
         if moved:  # a new SkyPilot uses no cloud that it has not checked itself
             logging.info("clouds that can be used from here: %s", ", ".join(wiring.check_clouds().enabled) or "none")
-        with wiring.lock(run_id).acquire(timeout=LOCK_SECONDS):
+        with supervision.lock(wiring, run_id).acquire(timeout=LOCK_SECONDS):
             state = _begin(wiring, run_id, hired)
             if state is None:
                 return 0
             by = f"hired machine {hired}" if hired else "its submitter's machine"
-            with wiring.supervising(state, by=f"{by} ({wiring.place.partition(':')[0]})"):
-                state = wiring.supervisor(run_id).supervise()
+            with supervision.showing(wiring, state, by=f"{by} ({gethostname()})"):
+                state = engines.supervisor(wiring, run_id).supervise()
     except Timeout:
         logging.info("run %s has a supervisor already", run_id)
         return 0
@@ -66,11 +68,11 @@ def _begin(wiring: Wiring, run_id: str, hired: int | None) -> RunState | None:
     """The run, taken over from a supervisor elsewhere if there was one; `None`: that one lives."""
     while True:
         state = wiring.state(run_id)
-        last = wiring.sign(state)
-        if last is not None and last.place != wiring.place and last.is_fresh(SystemClock().now()):
+        last = supervision.sign_from_elsewhere(wiring, state)
+        if last is not None and last.is_fresh(SystemClock().now()):
             logging.info("run %s has a supervisor already: %s, seen at %s", run_id, last.by, last.at)
             return None
-        events = takeover(state, number=hired, is_elsewhere=last is not None and last.place != wiring.place)
+        events = takeover(state, number=hired, is_elsewhere=last is not None)
         try:
             wiring.ledger.append(run_id, events, after_seq=state.seq, at=wiring.run_clock(state).now())
         except LedgerConflict:

@@ -95,6 +95,11 @@ class Settings(BaseModel):
         return self.ledger is not None and not self.ledger.startswith("sqlite")
 
     @property
+    def clouds_record(self) -> Path:
+        """What the last check of the clouds found."""
+        return self.state_folder / "clouds.json"
+
+    @property
     def _own_ledger(self) -> Path:
         return self.state_folder / "ledger.db"
 

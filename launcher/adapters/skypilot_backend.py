@@ -15,6 +15,7 @@ import re
 import threading
 from collections.abc import Callable
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -232,7 +233,8 @@ class SkyPilotBackend:
         """Copy the output as it comes, until it ends: a machine that is taken away takes its own copy along."""
         follower = self._followers.get(job)
         if follower is None or not follower.is_alive():
-            follower = threading.Thread(target=self._copy_output, args=(job,), name=f"output of {job}", daemon=True)
+            target = partial(self._copy_output, job, client.sky().tail_logs)
+            follower = threading.Thread(target=target, name=f"output of {job}", daemon=True)
             self._followers[job] = follower
             follower.start()
         return follower
@@ -242,12 +244,12 @@ class SkyPilotBackend:
         known = self._followers.get(job)
         (known or self._follow(job)).join(_OUTPUT_SECONDS)
 
-    def _copy_output(self, job: str) -> None:
+    def _copy_output(self, job: str, tail_logs: Callable[..., object]) -> None:
         path = self.output_path(job)
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             with path.open("w", buffering=1) as file:
-                client.sky().tail_logs(job, None, True, output_stream=file)
+                tail_logs(job, None, True, output_stream=file)
         except Exception as error:
             log.info("the output ended early", extra={"job": job, "reason": str(error)[:200]})
 

@@ -189,7 +189,7 @@ def _go(
     quiet: bool = False,
 ) -> None:
     """Ask, submit and follow; `quiet`: stdout has had its one JSON document."""
-    from launcher import api
+    from launcher import api, engines
     from launcher.cli.runs import follow
     from launcher.render.words import simulated
 
@@ -200,7 +200,8 @@ def _go(
     if amount is None:
         chosen, amount = _ask(draft, chosen)
     offer = chosen.placement.offer
-    wired.runnable(draft.spec, offer, checking=lambda: talk.print(f" SkyPilot tries your access to {offer.provider} …"))
+    checking = f" SkyPilot tries your access to {offer.provider} …"
+    engines.demand_runnable(wired, draft.spec, offer, checking=lambda: talk.print(checking))
     run_id = api.submit(wired, draft, chosen, approved_usd=amount, telling=lambda what: talk.print(f" {what}"))
     label = simulated(chosen.placement.offer.simulated)
     talk.print(f"\n [bold]{run_id}[/] is submitted and stops at ${amount:,.2f}{label}")

@@ -27,11 +27,13 @@ class Printed:
 
     def news(self, state: RunState) -> bytes:
         """What came since the last call; empty too while the run folder does not answer."""
+        from launcher import engines, supervision
         from launcher.errors import BackendError
 
-        self._shared = self._shared or self._wired.shared_output(state)
+        self._shared = self._shared or supervision.shared_output(self._wired, state)
         if self._shared is None:
-            return b"".join(self._from_file(path) for path in self._wired.output_paths(state, self._attempt))
+            known = engines.output_paths(self._wired, state)
+            return b"".join(self._from_file(known[number]) for number in known if self._attempt in (None, number))
         wanted = [a.number for a in state.attempts if self._attempt in (None, a.number)]
         try:
             return b"".join(self._from_folder(self._shared, number) for number in wanted)
@@ -40,11 +42,12 @@ class Printed:
 
     def rest(self, state: RunState) -> bytes:
         """The last news of a run that has ended: a supervisor elsewhere brings them over before it leaves."""
+        from launcher import supervision
         from launcher.adapters.system_clock import SystemClock
 
         clock = SystemClock()
         until = clock.now() + timedelta(seconds=REST_SECONDS)
-        while self._wired.is_supervised_elsewhere(state) and clock.now() < until:
+        while supervision.is_supervised_elsewhere(self._wired, state) and clock.now() < until:
             clock.sleep(1.0)
         return self.news(state)
 

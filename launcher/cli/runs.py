@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from launcher.cli.printed import Printed
     from launcher.core.journal import TrainerStepped
     from launcher.core.state import RunState
+    from launcher.core.supervision import Sign
     from launcher.render.live import LiveView
     from launcher.render.words import Money
     from launcher.wiring import Wiring
@@ -52,6 +53,7 @@ def status(
     plain: PlainOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
+    from launcher import supervision
     from launcher.render import status as render
 
     wired = wiring()
@@ -59,12 +61,13 @@ def status(
     if run is None and watch:
         run = _only_unfinished(wired)
     if run is None:
-        rows = [_row(wired, state) for state in wired.states()]
+        rows = [_row(wired, s, None if s.is_finished else supervision.sign(wired, s)) for s in wired.states()]
         if output is Output.JSON:
             return print_json(render.runs_json(rows))
         return render.show_runs(console(plain=plain), rows, shown)
-    state, now, supervised = _row(wired, wired.state(full_id(wired, run)))
-    sign = wired.sign(state)
+    state = wired.state(full_id(wired, run))
+    sign = supervision.sign(wired, state)
+    _, now, supervised = _row(wired, state, sign)
     if output is Output.JSON:
         return print_json(render.run_json(state, now, supervised=supervised, sign=sign))
     render.show_run(console(plain=plain), state, now, shown, supervised=supervised, sign=sign)
@@ -74,13 +77,15 @@ def status(
 
 
 def attach(run: RunArgument, *, currency: CurrencyOption = None, plain: PlainOption = False) -> None:
+    from launcher import supervision
     from launcher.cli.printed import Printed
     from launcher.render import status as render
 
     wired = wiring()
     shown = money(currency, wired)
-    state, now, supervised = _row(wired, wired.state(full_id(wired, run)))
-    sign = wired.sign(state)
+    state = wired.state(full_id(wired, run))
+    sign = supervision.sign(wired, state)
+    _, now, supervised = _row(wired, state, sign)
     render.show_run(console(plain=plain), state, now, shown, supervised=supervised, sign=sign)
     printed = Printed(wired)
     raise typer.Exit(follow(wired, state.run_id, shown, plain=plain, after_seq=state.seq, printed=printed))
@@ -113,7 +118,7 @@ def stop(
     *,
     every: Annotated[bool, typer.Option("--all", help="every run that has not ended")] = False,
 ) -> None:
-    from launcher import api
+    from launcher import api, supervision
     from launcher.errors import InputError, Problem
 
     wired = wiring()
@@ -127,8 +132,8 @@ def stop(
                 talk.print(f" {state.run_id} has ended already: {state.outcome}")
             continue
         api.request_stop(wired, state.run_id)
-        if not wired.is_supervised_elsewhere(state):
-            api.start_supervisor(wired, state.run_id)  # where the run lost its own, this one stops it
+        if not supervision.is_supervised_elsewhere(wired, state):
+            supervision.start(wired, state.run_id)  # where the run lost its own, this one stops it
         talk.print(f" {state.run_id} saves and stops; `launch resume {state.run_id} --approve USD` would go on")
 
 
@@ -143,7 +148,7 @@ def resume(
     currency: CurrencyOption = None,
     plain: PlainOption = False,
 ) -> None:
-    from launcher import api
+    from launcher import api, supervision
     from launcher.cli.plans import parse_amount
     from launcher.errors import NotConfirmed
 
@@ -160,10 +165,10 @@ def resume(
         if amount is None:
             raise NotConfirmed(f"{state.run_id} ended ({state.outcome}); --approve USD says up to where it may go on")
         api.reopen(wired, state.run_id, approved_usd=amount)
-    if wired.is_supervised(state):
+    if supervision.is_supervised(wired, state, supervision.sign(wired, state)):
         talk.print(f" {state.run_id} has its supervisor")
     else:
-        api.supervise(wired, state.run_id, None, telling=lambda what: talk.print(f" {what}"))
+        api.supervise(wired, state.run_id, telling=lambda what: talk.print(f" {what}"))
     if detach:
         talk.print(f" {state.run_id} goes on")
         return
@@ -230,15 +235,17 @@ class _Orphan:
 
     def look(self, state: RunState, now: datetime) -> None:
         """Raises: RunFailed: that has been so for a while."""
+        from launcher import supervision
         from launcher.errors import RunFailed
 
-        if self._wired.has_supervisor(state.run_id):
+        if supervision.is_supervised_here(self._wired, state.run_id):
             self._seen_at = now
         elif (now - self._asked_at).total_seconds() >= SIGN_SECONDS:
             self._asked_at = now
-            self._seen_at = now if self._wired.is_supervised_elsewhere(state) else self._seen_at
+            self._seen_at = now if supervision.is_supervised_elsewhere(self._wired, state) else self._seen_at
         if (now - self._seen_at).total_seconds() > ORPHAN_SECONDS:
-            why = "its hired machine is silent" if state.hired else f"{self._wired.log_path(state.run_id)} says why"
+            log = supervision.log_path(self._wired, state.run_id)
+            why = "its hired machine is silent" if state.hired else f"{log} says why"
             raise RunFailed(f"nobody supervises {state.run_id}: {why}; `launch resume {state.run_id}`")
 
 
@@ -263,9 +270,12 @@ def _newest_step(wired: Wiring, state: RunState) -> TrainerStepped | None:
     return next((line for line in reversed(lines) if isinstance(line, TrainerStepped)), None)
 
 
-def _row(wired: Wiring, state: RunState) -> tuple[RunState, datetime, bool]:
-    now = wired.run_clock(state).now()
-    return state, now, not state.is_finished and wired.is_supervised(state)
+def _row(wired: Wiring, state: RunState, heard: Sign | None) -> tuple[RunState, datetime, bool]:
+    """The run, its own time, and whether it is supervised."""
+    from launcher import supervision
+
+    supervised = not state.is_finished and supervision.is_supervised(wired, state, heard)
+    return state, wired.run_clock(state).now(), supervised
 
 
 def _only_unfinished(wired: Wiring) -> str:

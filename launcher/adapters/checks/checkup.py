@@ -66,7 +66,7 @@ class Checkup:
         settings = self.layered.settings
         terms, of_terms = _file("pricing.yaml", self.pricing, lambda path: load(path, Terms))
         spec, of_spec = _file("train.yaml", self.train, lambda path: load_spec(path, self.gpus))
-        record, of_record = _file("clouds", settings.state_folder / "clouds.json", read_clouds)
+        record, of_record = _file("clouds", settings.clouds_record, read_clouds)
         wanted = _wanted(terms, spec, {*self.clouds, *(record.enabled if record else ())})
         prices = Question(name="prices", seconds=30, ask=lambda: _prices(self.offers))
         is_readable = terms is not None or self.pricing is None
