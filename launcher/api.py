@@ -155,14 +155,12 @@ def submit(
 
 
 def _submitted(wiring: Wiring, draft: Draft, chosen: Estimate, approved_usd: Decimal) -> Any:
-    spec, made = draft.spec, draft.plan
-    measured = wiring.measured(spec)
+    spec, made, measured = draft.spec, draft.plan, draft.plan.measured
     steps = {e.placement.offer.gpu: e.option.step_seconds for e in made.ranked}
-    tariffs = wiring.book(spec, wiring.clock(spec)).tariffs
 
     def event(run_id: str) -> RunSubmitted:
         run_uri = wiring.run_uri(spec, run_id, chosen.placement.offer)
-        storage, basis, is_assumed = storage_usd_per_gb_month(chosen.placement.offer, tariffs, uri=run_uri)
+        storage, basis, is_assumed = storage_usd_per_gb_month(chosen.placement.offer, wiring.tariffs, uri=run_uri)
         return RunSubmitted(
             spec=spec.model_dump(mode="json"),
             workdir=str(draft.workdir),
@@ -222,7 +220,8 @@ def _basis(chosen: Estimate) -> str:
 def supervise(wiring: Wiring, run_id: str, offer: Offer | None = None, *, telling: Callable[[str], None]) -> None:
     """See that the run has a supervisor: one on this machine, or a hired one beside `offer`, where the run will be.
 
-    Raises: LaunchRefused, BackendError, RunFailed: the run is recorded, and nobody was found to supervise it.
+    Raises: RunFailed: the run is recorded, and nobody was found to supervise it. InputError, NothingFeasible: no place
+    beside which one could be hired.
     """
     if wiring.settings.supervise == "here":
         supervision.start(wiring, run_id)
@@ -280,7 +279,7 @@ def save_plan(draft: Draft, chosen: Estimate, path: Path) -> None:
         raise LaunchError(f"{path} cannot be written: {error.strerror}") from error
 
 
-def load_plan(wiring: Wiring, path: Path) -> tuple[Draft, Estimate]:
+def load_plan(wiring: Wiring, path: Path, *, accept_egress_usd: Decimal | None = None) -> tuple[Draft, Estimate]:
     """The saved choice, at the prices of now.
 
     Raises: InputError: not a saved plan. PlanStale: its offer is gone, or its price moved by more than `MAX_DRIFT`.
@@ -292,7 +291,8 @@ def load_plan(wiring: Wiring, path: Path) -> tuple[Draft, Estimate]:
         raise InputError(
             [Problem("L130", f"is not a saved plan: {reason}", str(path), "write one with `launch plan --out`")]
         ) from None
-    made = make_plan(wiring, saved.spec)
+    spec = saved.spec if accept_egress_usd is None else saved.spec.accepting_egress(accept_egress_usd)
+    made = make_plan(wiring, spec)
     key = saved.placement.offer.key
     now = next((e for e in made.ranked if e.placement.offer.key == key), None)
     if now is None:
@@ -302,7 +302,7 @@ def load_plan(wiring: Wiring, path: Path) -> tuple[Draft, Estimate]:
     if abs(drift) > MAX_DRIFT:
         before, after = saved.placement.usd_per_hour, now.placement.usd_per_hour
         raise PlanStale(f"{key} was ${before:,.2f}/h and is ${after:,.2f}/h now ({drift:+.0%}); make the plan again")
-    return Draft(spec=saved.spec, workdir=saved.workdir, plan=made), now
+    return Draft(spec=spec, workdir=saved.workdir, plan=made), now
 
 
 def consent_without_asking(
@@ -318,7 +318,7 @@ def consent_without_asking(
     egress = unaccepted_egress_usd(spec, chosen)
     if egress is not None:
         whole = egress.quantize(Decimal(1), ROUND_CEILING)
-        raise NotConfirmed(f"${egress:,.2f} of it is egress: --accept-egress {whole} or data.max_egress_usd agrees")
+        raise NotConfirmed(f"${egress:,.2f} of it is egress: --accept-egress {whole} or cost.max_egress_usd agrees")
     if approve_usd is not None:
         return approve(spec, chosen, amount=approve_usd)
     high = highest_usd(spec, chosen)

@@ -15,6 +15,7 @@ from launcher.errors import InputError, NothingFeasible, Problem
 
 if TYPE_CHECKING:
     from launcher.adapters.local_backend import LocalBackend
+    from launcher.adapters.local_market import Market
     from launcher.adapters.skypilot_backend import SkyPilotBackend
     from launcher.adapters.skypilot_task import Site
     from launcher.core.offers import Offer
@@ -29,16 +30,16 @@ def backend(wiring: Wiring, state: RunState) -> Backend:
     """This machine, and SkyPilot beside it for a run that may go elsewhere."""
     from launcher.adapters.fleet import Fleet
 
-    local = _local_backend(wiring, state)
+    local = _local_backend(wiring, state, market=wiring.market(state.spec))
     is_local = state.spec.market is not None or not wiring.has_skypilot or state.spec.providers == [LOCAL]
     return local if is_local else Fleet(local, _clusters(wiring))
 
 
-def _local_backend(wiring: Wiring, state: RunState) -> LocalBackend:
+def _local_backend(wiring: Wiring, state: RunState, *, market: Market | None) -> LocalBackend:
     from launcher.adapters.local_backend import LocalBackend
 
     folder = wiring.settings.state_folder / "machines"
-    return LocalBackend(folder, clock=wiring.run_clock(state), market=wiring.market(state.spec))
+    return LocalBackend(folder, clock=wiring.run_clock(state), market=market)
 
 
 def _clusters(wiring: Wiring) -> SkyPilotBackend:
@@ -87,7 +88,7 @@ def demand_runnable(wiring: Wiring, spec: RunSpec, offer: Offer, *, checking: Ca
             f'machines of {offer.provider} are started through SkyPilot: pip install "spotlaunch[sky]" '
             f'"skypilot[{offer.provider}]"; --simulate SEED runs it here against a drawn spot market'
         )
-    if not _reaches_run_folder(wiring, spec, offer):
+    if not _reaches_run_folder(spec, offer):
         message = f"machines of {offer.provider} cannot reach run folders on this computer's disk"
         fix = "write checkpoint: {uri: s3://bucket/folder} in train.yaml, or runs_uri in the settings"
         raise InputError([Problem("L141", message, "", fix)])
@@ -106,14 +107,14 @@ def _can_start(wiring: Wiring, spec: RunSpec, offer: Offer) -> bool:
         return False  # this machine is not the one that the user owns
     if spec.market is not None or offer.provider == LOCAL:
         return True
-    return wiring.has_skypilot and _reaches_run_folder(wiring, spec, offer)
+    return wiring.has_skypilot and _reaches_run_folder(spec, offer)
 
 
-def _reaches_run_folder(wiring: Wiring, spec: RunSpec, offer: Offer) -> bool:
+def _reaches_run_folder(spec: RunSpec, offer: Offer) -> bool:
     """Whether the machine does: in a bucket, or on a disk that a Slurm cluster's nodes share."""
     from launcher.core.traffic import checkpoint_home
 
-    home = checkpoint_home(spec, offer) or wiring.settings.runs_uri
+    home = checkpoint_home(spec, offer)
     return home is not None and (offer.provider == "slurm" or ("://" in home and not home.startswith("file:")))
 
 
@@ -160,8 +161,7 @@ def _request(wiring: Wiring, state: RunState, attempt: Attempt, *, time_scale: f
 
 def output_paths(wiring: Wiring, state: RunState) -> dict[int, Path]:
     """Files with what the run's attempts printed here, by attempt, oldest first."""
-    wiring = wiring.of(state)
-    local, clusters = _local_backend(wiring, state), _clusters(wiring)
+    local, clusters = _local_backend(wiring, state, market=None), _clusters(wiring)  # a path depends on no market
     sides = {a.number: local if _is_here(a.placement.offer) else clusters for a in state.attempts}
     return {number: side.output_path(job_name(state.run_id, number)) for number, side in sides.items()}
 
@@ -202,6 +202,6 @@ def _options(wiring: Wiring, state: RunState, clock: SystemClock) -> Sequence[Op
         durable_seconds=pace.closing_save_seconds,
         checkpoint_gb=newest.bytes / 1e9 if newest else pace.checkpoint_gb,
     )
-    lying = [uri.removesuffix(f"/{state.run_id}") for uri in newest.run_uris] if newest else []
+    lying = [uri.removesuffix(f"/{state.run_id}") for uri in reversed(newest.run_uris)] if newest else []
     candidates, _ = survey(agreed, wiring.book(spec, clock), agreed_saves, now=clock.now(), lying=lying)
     return [c.option for c in candidates if _can_start(wiring, spec, c.option.placement.offer)]

@@ -156,9 +156,9 @@ def hire(wiring: Wiring, run_id: str, offer: Offer, *, telling: Callable[[str], 
 
     Raises: InputError: none is offered beside `offer`. RunFailed: the run is recorded, and has no supervisor.
     """
-    host = wiring.host(offer)
+    host = wiring.outpost.host(offer)
     if not isinstance(host, Host):
-        raise InputError([Problem("L153", host.reason if host else "the supervisor lives here")])
+        raise InputError([Problem("L153", host.reason)])
     state = _release_former(wiring, run_id)
     number = len(state.hired) + 1
     hired = SupervisorHired(

@@ -126,31 +126,29 @@ class Supervisor:
             if phase.kind == "absent" and live.started_at is not None:  # launched from elsewhere: its trainer may live
                 phase = Phase(kind="unreachable", started_at=live.started_at)
             lines = journal.read(live.number, after_segment=known)  # what was written before the end that is seen now
-        now = max(self.clock.now(), state.at)
         patience = Patience(
             silence_seconds=self.rules.silence_seconds,
             start_seconds=self.rules.start_seconds,
             cut_off_seconds=self.rules.cut_off_seconds,
         )
-        events = observe(live, phase, lines, now=now, patience=patience)
-        if not events:
-            events = self._price_change(state, live, now)
+        events = observe(live, phase, lines, now=max(self.clock.now(), state.at), patience=patience)
         return self._record(state, *events) if events else state
 
-    def _price_change(self, state: RunState, live: Attempt, now: datetime) -> tuple[Event, ...]:
-        if live.started_at is None:
-            return ()
-        placements = (
-            o.placement for o in self.options(state, now) if o.placement.offer.key == live.placement.offer.key
-        )
+    def _at_price(self, state: RunState, options: Sequence[Option]) -> RunState:
+        """The state behind a change of what the live attempt's machine costs."""
+        live = next((a for a in state.attempts if a.is_live and a.started_at), None)
+        if live is None:
+            return state
+        placements = (o.placement for o in options if o.placement.offer.key == live.placement.offer.key)
         current = next(placements, live.placement)
         if current.usd_per_hour == live.placement.usd_per_hour:
-            return ()
-        return (PriceChanged(attempt=live.number, placement=current),)
+            return state
+        return self._record(state, PriceChanged(attempt=live.number, placement=current))
 
     def _act(self, state: RunState) -> float:
-        now = max(self.clock.now(), state.at)
-        action: Action = decide(state, self.options(state, now), now=now, rules=self.rules)
+        options = self.options(state, max(self.clock.now(), state.at))
+        state = self._at_price(state, options)
+        action: Action = decide(state, options, now=max(self.clock.now(), state.at), rules=self.rules)
         match action:
             case Launch():
                 self._launch(state, action)
@@ -186,6 +184,7 @@ class Supervisor:
             run_uri=self.run_uri(state, option),
             save_usd_per_gb=option.traffic.save_usd_per_gb,
             restore_usd_per_gb=option.traffic.restore_usd_per_gb,
+            move_from=option.move_from,
             move_usd_per_gb=option.move_usd_per_gb,
         )
         state = self._record(state, intent)
@@ -202,13 +201,18 @@ class Supervisor:
             self._sweep()  # a rival may have closed the attempt while this launch was under way
 
     def _bring_checkpoint(self, state: RunState, attempt: Attempt) -> RunState:
-        """The newest checkpoint lies beside the machine before the machine is paid for."""
+        """The newest checkpoint lies beside the machine before the machine is paid for.
+
+        Where that one is damaged an older one was brought, once.
+        """
         here, newest = run_uri_of(state, attempt.number), state.checkpoint
-        if newest is None or here in newest.run_uris:
+        if newest is None or here in newest.run_uris or attempt.replicated_at is not None:
             return state
-        replica = self.replicate(newest.run_uris[-1], here)
+        priced = f"{attempt.move_from}/{self.run_id}"  # the copy whose way was priced
+        source = priced if priced in newest.run_uris else newest.run_uris[-1]
+        replica = self.replicate(source, here)
         if replica is None:
-            log.warning("nothing whole to go on from", extra={"run": self.run_id, "folder": newest.run_uris[-1]})
+            log.warning("nothing whole to go on from", extra={"run": self.run_id, "folder": source})
             return state
         event = CheckpointReplicated(attempt=attempt.number, name=replica.name, bytes=replica.copied_bytes)
         return self._record(state, event)

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from launcher.adapters.skypilot_clouds import Clouds
     from launcher.core.events import Event
     from launcher.core.gpus import GpuCatalog
+    from launcher.core.gravity import Tariffs
     from launcher.core.offers import Offer, Price, Refusal
     from launcher.core.options import Rules
     from launcher.core.planner import Book
@@ -67,6 +68,12 @@ class Wiring:
         return load_catalog()
 
     @cached_property
+    def tariffs(self) -> Tariffs:
+        from launcher.adapters.snapshot_prices import load_tariffs
+
+        return load_tariffs()
+
+    @cached_property
     def terms(self) -> Terms:
         """pricing.yaml: the one that the settings name, else the one in this folder, else no terms at all."""
         from launcher.adapters.yaml_input import load
@@ -94,13 +101,12 @@ class Wiring:
 
     def book(self, spec: RunSpec, clock: SystemClock) -> Book:
         """Offers and terms as of now; of a simulated market alone, where the run has one."""
-        from launcher.adapters.snapshot_prices import load_tariffs
         from launcher.core.planner import Book
 
         return Book(
             offers=self.prices(spec, clock).offers(clock.now()),
             terms=self.terms,
-            tariffs=load_tariffs(),
+            tariffs=self.tariffs,
             catalog=self.catalog,
             host=self.host,
         )
@@ -224,10 +230,12 @@ class Wiring:
         while True:
             state = self.state(run_id)
             try:
-                self.ledger.append(run_id, [event], after_seq=state.seq, at=self.run_clock(state).now())
-                return self.state(run_id)
+                entries = self.ledger.append(run_id, [event], after_seq=state.seq, at=self.run_clock(state).now())
             except LedgerConflict:
                 continue
+            after = fold(state, entries)
+            assert after is not None
+            return after
 
     @property
     def has_skypilot(self) -> bool:
@@ -240,12 +248,10 @@ class Wiring:
         return FsspecJournal(run_uri, clock=self.run_clock(state))
 
     def run_uri(self, spec: RunSpec, run_id: str, offer: Offer) -> str:
-        """The run's folder for a machine of `offer`: under its bucket, `checkpoint.uri`, the settings' `runs_uri`, or
-        the state folder."""
+        """The run's folder for a machine of `offer`: under its bucket, `checkpoint.uri`, or the state folder."""
         from launcher.core.traffic import checkpoint_home
 
-        home = checkpoint_home(spec, offer) or self.settings.runs_uri
-        parent = home or str(self.settings.state_folder / "runs")
+        parent = checkpoint_home(spec, offer) or str(self.settings.state_folder / "runs")
         if "://" not in parent:
             parent = str(Path(parent).expanduser().absolute())
         return f"{parent.rstrip('/')}/{run_id}"

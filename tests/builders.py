@@ -12,6 +12,7 @@ from launcher.core.offers import Capacity, Offer, Placement, Price
 from launcher.core.options import Option
 from launcher.core.spec import RunSpec
 from launcher.core.state import RunState, fold
+from launcher.core.traffic import Charge, Traffic
 
 T0 = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 RUN = "digits-20260105-ab12"
@@ -65,6 +66,11 @@ def an_option(placement: Placement | None = None, **fields: Any) -> Option:
         "preemptions_per_hour": 0.1 if placement.offer.capacity is Capacity.SPOT else 0.0,
     }
     return Option(placement=placement, **plain | fields)
+
+
+def reading(egress_usd: Decimal) -> Traffic:
+    """Data whose way to the place costs so much each time."""
+    return Traffic(read=Charge(egress_usd=egress_usd))
 
 
 def a_submit(spec: RunSpec | None = None, *, approved_usd: str = "100", **fields: Any) -> RunSubmitted:

@@ -238,16 +238,17 @@ class FakeFolders:
     """Run folders: one for all regions, or one beside each; what was brought from which to which."""
 
     is_regional: bool = False
+    whole: str = "step-1-a1"  # the newest checkpoint that is not damaged
     brought: list[tuple[str, str]] = field(default_factory=list)
 
     def beside(self, state: RunState, option: Option) -> str:
         uri = state.submitted.run_uri
-        return f"{uri}/{option.placement.offer.region}" if self.is_regional else uri
+        return f"{uri}/{option.placement.offer.region}/{state.run_id}" if self.is_regional else uri
 
     def replicate(self, old: str, new: str) -> Replica | None:
         copied = 0 if (old, new) in self.brought else 10**9
         self.brought.append((old, new))
-        return Replica(name="step-1-a1", bytes=10**9, copied_bytes=copied)
+        return Replica(name=self.whole, bytes=10**9, copied_bytes=copied)
 
 
 @dataclass(slots=True, kw_only=True)

@@ -584,9 +584,42 @@ def test_a_checkpoint_is_brought_beside_the_machine_before_the_machine_is_asked_
     state = sim.state()
     uri = state.submitted.run_uri
     assert machines_at_move == [[]]
-    assert sim.folders.brought == [(f"{uri}/east", f"{uri}/west")]
-    assert [attempt.run_uri for attempt in state.attempts] == [f"{uri}/east", f"{uri}/west"]
+    assert sim.folders.brought == [(f"{uri}/east/{RUN}", f"{uri}/west/{RUN}")]
+    assert [attempt.run_uri for attempt in state.attempts] == [f"{uri}/east/{RUN}", f"{uri}/west/{RUN}"]
     assert state.attempts[1].replicated_bytes == 10**9
+
+
+def test_where_the_newest_checkpoint_is_damaged_an_older_one_is_brought_once() -> None:
+    here = an_option(a_placement(an_offer(zone="a", region="east"), usd_per_hour="6"))
+    there = an_option(a_placement(an_offer(zone="b", region="west"), usd_per_hour="7"))
+    sim = a_run({1: Fate(life_seconds=300), 2: Fate(grant_seconds=120)}, places=[here, there])
+    sim.folders.is_regional = True
+
+    supervise_watched(sim, lambda _call: None)
+
+    assert sim.backend.launch_calls[job_name(RUN, 2)] > 2  # it was asked for again and again until it was there
+    assert len(sim.folders.brought) == 1
+
+
+def test_a_checkpoint_is_brought_from_the_copy_whose_way_was_priced() -> None:
+    places = [
+        an_option(a_placement(an_offer(zone="a", region=region), usd_per_hour=usd))
+        for region, usd in (("east", "6"), ("north", "7"), ("west", "8"))
+    ]
+    sim = a_run({1: Fate(life_seconds=300), 2: Fate(refusal="no_capacity")}, places=places)
+    uri = sim.submit.run_uri
+    sim.places = [replace(place, move_from=f"{uri}/east") for place in places]
+    sim.folders.is_regional = True
+
+    def newest_is_whole(call: str) -> None:
+        checkpoint = sim.state().checkpoint
+        if call == "folders.replicate" and checkpoint:
+            sim.folders.whole = checkpoint.name
+
+    supervise_watched(sim, newest_is_whole)
+
+    east, north, west = (f"{uri}/{region}/{RUN}" for region in ("east", "north", "west"))
+    assert sim.folders.brought == [(east, north), (east, west)]
 
 
 def test_what_a_trainer_wrote_while_its_machine_was_asked_for_is_heard() -> None:

@@ -92,12 +92,12 @@ def gc(
     plain: PlainOption = False,
 ) -> None:
     from launcher.adapters.checkpoint_store import CheckpointFolder
-    from launcher.core.state import newest_run_uri
+    from launcher.core.state import run_uris
     from launcher.render.words import size
 
     wired = wiring()
     uri = _uri(wired, run)
-    state = next((one for one in wired.states() if newest_run_uri(one) == uri), None)
+    state = next((one for one in wired.states() if uri in run_uris(one)), None)
     _demand_rest(state)
     done = CheckpointFolder(uri).collect(_keep(state, keep))
     console(plain=plain).print(

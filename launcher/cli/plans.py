@@ -110,6 +110,7 @@ def plan(
 def apply(
     file: Annotated[Path, typer.Argument(help="a plan saved with `launch plan --out`", show_default=False)],
     *,
+    accept_egress: EgressOption = None,
     approve: ApproveOption = None,
     yes: YesOption = False,
     detach: DetachOption = False,
@@ -120,7 +121,8 @@ def apply(
     from launcher import api
 
     wired = wiring(supervise)
-    draft, chosen = api.load_plan(wired, file)
+    accepted = parse_amount(accept_egress, flag="--accept-egress")
+    draft, chosen = api.load_plan(wired, file, accept_egress_usd=accepted)
     rank = draft.plan.ranked.index(chosen) + 1
     _show(wired, draft, rank, currency=currency, plain=plain, show_all=False, output=Output.TABLE)
     _go(wired, draft, chosen, approve=approve, yes=yes, detach=detach, currency=currency, plain=plain)

@@ -30,7 +30,8 @@ class Printed:
         from launcher import engines, supervision
         from launcher.errors import BackendError
 
-        self._shared = self._shared or supervision.shared_output(self._wired, state)
+        if self._shared is None and not supervision.is_supervised_here(self._wired, state.run_id):
+            self._shared = supervision.shared_output(self._wired, state)
         if self._shared is None:
             known = engines.output_paths(self._wired, state)
             return b"".join(self._from_file(known[number]) for number in known if self._attempt in (None, number))

@@ -49,6 +49,7 @@ class Attempt:
     run_uri: str | None = None  # None: that of the submit
     save_usd_per_gb: Decimal = Decimal(0)
     restore_usd_per_gb: Decimal = Decimal(0)
+    move_from: str | None = None
     move_usd_per_gb: Decimal = Decimal(0)
     saved_bytes: int = 0  # brought to the run folder
     restored_bytes: int = 0

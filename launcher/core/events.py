@@ -123,7 +123,8 @@ class AttemptRequested(Stored):
     run_uri: str | None = None  # the run folder beside this place; None: that of the submit
     save_usd_per_gb: Decimal = Decimal(0)  # bringing a checkpoint there, with its requests
     restore_usd_per_gb: Decimal = Decimal(0)
-    move_usd_per_gb: Decimal = Decimal(0)  # bringing the newest checkpoint there from where it lies
+    move_from: str | None = None  # the home from which the newest checkpoint is brought there; None: it lies there
+    move_usd_per_gb: Decimal = Decimal(0)
 
 
 class CheckpointReplicated(Stored):

@@ -3,7 +3,7 @@
     egress = Σ tranches: GB in the tranche · the tranche's own price        (a graduated tariff, as clouds bill it)
 
 Between two regions of one provider the first that is known counts: the tariff of the pair, that of their continents,
-the provider's own for all regions, that of the internet. A tariff that nobody published is `Unknown`, never free.
+that of the internet. A tariff that nobody published is `Unknown`, never free.
 """
 
 from __future__ import annotations
@@ -95,7 +95,6 @@ class Tariffs:
     """Every known tariff, by provider; what is missing here is unknown."""
 
     internet: Mapping[str, Tariff] = field(default_factory=dict)  # to any other provider
-    inter_region: Mapping[str, Tariff] = field(default_factory=dict)  # between its regions
     inter_zone: Mapping[str, Tariff] = field(default_factory=dict)  # between zones of a region, both directions
     pairs: Mapping[str, Mapping[tuple[str, str], Decimal]] = field(default_factory=dict)  # (from, to) → $/GB
     continents: Mapping[str, Continents] = field(default_factory=dict)
@@ -160,23 +159,6 @@ def graduated_usd(tariff: Tariff, gb: Decimal) -> Decimal:
     return sum(parts, Decimal(0))
 
 
-def storage_usd_per_gb_hour(tariffs: Tariffs, provider: str) -> Decimal | Unknown:
-    """Keeping a GB in the provider's standard class of object storage."""
-    price = tariffs.storage_usd_per_gb_month.get(provider)
-    if price is None:
-        return Unknown(f"no storage price is known for {provider}")
-    return price / HOURS_PER_MONTH
-
-
-def storage_usd(tariffs: Tariffs, *, provider: str, gb: float, hours: float) -> Decimal | Unknown:
-    """Keeping `gb` gigabytes for `hours`, not rounded."""
-    price = tariffs.storage_usd_per_gb_month.get(provider)
-    if price is None:
-        return Unknown(f"no storage price is known for {provider}")
-    # one division, at the end: $0.023 a GB for 730 h is $0.023 to the last digit
-    return price * Decimal(str(gb)) * Decimal(str(hours)) / HOURS_PER_MONTH
-
-
 def _dearest(tariff: Tariff) -> Tariff:
     return flat(max(tranche.usd_per_gb for tranche in tariff.tranches), note=tariff.note)
 
@@ -218,11 +200,8 @@ def _within(tariffs: Tariffs, provider: str, from_region: str, to_region: str, g
     continents = tariffs.continents.get(provider)
     if continents is not None:
         return _between_continents(continents, provider, from_region, to_region, gb)
-    tariff = tariffs.inter_region.get(provider)
-    if tariff is None:
-        # two regions can always talk over the internet, so that tariff is what is known
-        return _over_internet(tariffs, provider, gb, f"{provider} between regions, at its internet tariff")
-    return _billed(tariff, gb, f"{provider} between regions")
+    # two regions can always talk over the internet, so that tariff is what is known
+    return _over_internet(tariffs, provider, gb, f"{provider} between regions, at its internet tariff")
 
 
 def _between_continents(

@@ -121,3 +121,4 @@ class Refusal:
 
     offer: Offer
     reason: str
+    is_wish: bool = False  # the user's own: it is no news to them

@@ -22,13 +22,17 @@ class Option:
     save_seconds: float  # of training that one save costs
     durable_seconds: float  # until it is committed: what is waited for at an attempt's end
     preemptions_per_hour: float  # of a fresh machine; 0 for capacity that stays
-    egress_usd_per_read: Decimal = Decimal(0)
     traffic: Traffic = field(default_factory=Traffic)
-    move_usd: Decimal = Decimal(0)  # of taking the newest checkpoint there from where it lies now
+    move_from: str | None = None  # the home from which the newest checkpoint would be taken there
+    move_usd: Decimal = Decimal(0)
 
     @property
     def capacity(self) -> Capacity:
         return self.placement.offer.capacity
+
+    @property
+    def egress_usd_per_read(self) -> Decimal:
+        return self.traffic.read.egress_usd
 
     @property
     def effective_usd_per_step(self) -> float:

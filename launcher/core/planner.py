@@ -26,11 +26,10 @@ from launcher.core.saving import (
 )
 from launcher.core.spec import RunSpec
 from launcher.core.supervision import Host
-from launcher.core.traffic import Charge, Traffic, cheapest_move_usd, move_charge, traffic_at
+from launcher.core.traffic import Charge, Traffic, cheapest_move, move_charge, traffic_at
 from launcher.core.unknown import Unknown
 from launcher.core.workload import Measured, StepTime, setup_seconds, step_time
 
-_UNWISHED = ("is not in providers", "is not in regions", "is not in mode")  # the user's own choice is no news
 UNASKED_EGRESS_USD = Decimal(25)  # as much as --yes serves without asking
 UNASKED_EGRESS_SHARE = Decimal("0.2")  # of the whole: more of it than that is a decision of its own
 NUM_ELSEWHERE = 8  # spot places among which a future goes on; one of so many nearly always has capacity
@@ -71,6 +70,7 @@ class Plan:
     """The answer to "where, for how much, how long?" at one moment."""
 
     spec: RunSpec
+    measured: Measured  # what earlier runs showed
     ranked: tuple[Estimate, ...]
     refused: tuple[Refusal, ...]
     ladder: tuple[Rung, ...]
@@ -89,6 +89,7 @@ def plan(spec: RunSpec, book: Book, measured: Measured, *, now: datetime, rules:
     if not candidates:
         return Plan(
             spec=spec,
+            measured=measured,
             ranked=(),
             refused=tuple(refused),
             ladder=(),
@@ -102,6 +103,7 @@ def plan(spec: RunSpec, book: Book, measured: Measured, *, now: datetime, rules:
     by_cost = sorted(ranked, key=_order(book.terms))
     return Plan(
         spec=spec,
+        measured=measured,
         ranked=tuple(by_cost),
         refused=(*refused, *beyond),
         ladder=tuple(_ladder(spec, by_cost, deadline_at, rules)),
@@ -112,11 +114,11 @@ def plan(spec: RunSpec, book: Book, measured: Measured, *, now: datetime, rules:
 
 
 def survey(
-    spec: RunSpec, book: Book, measured: Measured, *, now: datetime, lying: Sequence[str | None] = ()
+    spec: RunSpec, book: Book, measured: Measured, *, now: datetime, lying: Sequence[str] = ()
 ) -> tuple[list[Candidate], list[Refusal]]:
     """Offers of the GPU types asked for, as options or refusals; other types were not asked for and are left out.
 
-    `lying`: homes where the run's newest checkpoint is, from which it would be moved.
+    `lying`: homes where the run's newest checkpoint is, from which it would be moved; the newest copy first.
     """
     candidates: list[Candidate] = []
     refused: list[Refusal] = []
@@ -126,6 +128,9 @@ def survey(
             continue
         if offer.gpu not in speeds:
             speeds[offer.gpu] = _speed(offer.gpu, spec, book, measured)
+        if unwished := _unwished(offer, spec):
+            refused.append(Refusal(offer=offer, reason=unwished, is_wish=True))
+            continue
         found = _unfit(offer, spec) or _candidate(offer, spec, book, measured, speeds[offer.gpu], now)
         if isinstance(found, Candidate) and lying:
             found = _moved(found, spec, book, measured, lying)
@@ -150,18 +155,22 @@ def why_nothing(plan: Plan) -> str:
     if not plan.refused:
         return f"nobody in the price book offers {' or '.join(plan.spec.gpus)}; `launch offers` lists what there is"
     reasons = Counter(r.reason for r in plan.refused)
-    met = {reason: count for reason, count in reasons.items() if not reason.endswith(_UNWISHED)}
-    reason, count = Counter(met or reasons).most_common(1)[0]
+    met = Counter(r.reason for r in plan.refused if not r.is_wish)
+    reason, count = (met or reasons).most_common(1)[0]
     return f"all {len(plan.refused)} offers are refused, {count} of them: {reason} (`launch plan --all` shows each)"
 
 
-def _unfit(offer: Offer, spec: RunSpec) -> str | None:
+def _unwished(offer: Offer, spec: RunSpec) -> str | None:
     if spec.providers is not None and offer.provider not in spec.providers:
         return f"provider {offer.provider} is not in providers"
     if spec.regions is not None and offer.region not in spec.regions:
         return f"region {offer.region} is not in regions"
     if offer.capacity not in spec.mode:
         return f"{offer.capacity.value} is not in mode"
+    return None
+
+
+def _unfit(offer: Offer, spec: RunSpec) -> str | None:
     if offer.count != spec.gpus[offer.gpu]:
         return f"has {offer.count} GPUs a node; gpus asks for {spec.gpus[offer.gpu]}"
     if offer.provider in SINGLE_HOSTS and spec.nodes > 1:
@@ -194,21 +203,19 @@ def _candidate(
         save_seconds=save_seconds(spec, measured)[0],
         durable_seconds=durable_seconds(spec, measured),
         preemptions_per_hour=_hazard(offer),
-        egress_usd_per_read=traffic.read.egress_usd,
     )
     hourly = traffic.save.usd * 3600 / Decimal(str(max(1.0, save_interval_seconds(spec, option))))
     option = replace(option, traffic=replace(traffic, saves_usd_per_hour=hourly))
     return Candidate(option=option, step=speed, host=host)
 
 
-def _moved(
-    found: Candidate, spec: RunSpec, book: Book, measured: Measured, lying: Sequence[str | None]
-) -> Candidate | str:
+def _moved(found: Candidate, spec: RunSpec, book: Book, measured: Measured, lying: Sequence[str]) -> Candidate | str:
     gb, _ = checkpoint_gb(spec, measured)
-    usd = cheapest_move_usd(spec, book.tariffs, lying, found.option.traffic.home, gb)
-    if isinstance(usd, Unknown):
-        return usd.reason
-    return replace(found, option=replace(found.option, move_usd=usd))
+    move = cheapest_move(spec, book.tariffs, lying, found.option.traffic.home, gb)
+    if isinstance(move, Unknown):
+        return move.reason
+    home, charge = move
+    return replace(found, option=replace(found.option, move_from=home, move_usd=charge.usd))
 
 
 def _least_egress_usd(spec: RunSpec, traffic: Traffic) -> Decimal:

@@ -18,7 +18,6 @@ from functools import cached_property
 from launcher.core.events import AttemptOutcome, EndCause, RunOutcome
 from launcher.core.offers import Capacity
 from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds, least_usd, useful_seconds
-from launcher.core.spec import RunSpec
 from launcher.core.spot import Return, blocks, jitter, return_to, worth_waiting
 from launcher.core.state import Attempt, RunState, burn_usd_per_hour, egress_usd, spent_usd
 
@@ -87,7 +86,7 @@ def decide(state: RunState, options: Sequence[Option], *, now: datetime, rules: 
     ended = next((a for a in state.attempts if a.is_open and not a.is_live), None)
     if ended:
         return Release(attempt=ended.number)
-    view = View(state=state, spec=state.spec, options=options, now=now, rules=rules)
+    view = View(state=state, options=options, now=now, rules=rules)
     live = next((a for a in state.attempts if a.is_live), None)
     if live:
         return _with_machine(view, live)
@@ -99,7 +98,6 @@ class View:
     """A run at one instant: what is left to do and to spend, and where that could be."""
 
     state: RunState
-    spec: RunSpec
     options: Sequence[Option]
     now: datetime
     rules: Rules
@@ -107,7 +105,7 @@ class View:
     @cached_property
     def wanted(self) -> list[Option]:
         """Of the capacity that the spec names."""
-        return [o for o in self.options if o.capacity in self.spec.mode]
+        return [o for o in self.options if o.capacity in self.state.spec.mode]
 
     @cached_property
     def left_usd(self) -> Decimal:
@@ -138,7 +136,7 @@ class View:
         return option.spare_seconds(steps, deadline_at=deadline_at, now=self.now, rules=self.rules)
 
     def steps_from(self, step: int) -> int:
-        return max(0, self.spec.workload.steps - step)
+        return max(0, self.state.spec.workload.steps - step)
 
     def here(self, live: Attempt) -> Option | None:
         """Where the attempt is, as it would be found now."""
@@ -227,7 +225,7 @@ def _has_fallback(view: View, live: Attempt) -> bool:
 
 def _back_to_spot(view: View, live: Attempt) -> tuple[EndCause, str] | None:
     """From the fallback, where the ladder has spot below it: if the slack bears the move and it is expected to pay."""
-    here, mode, rules = view.here(live), view.spec.mode, view.rules
+    here, mode, rules = view.here(live), view.state.spec.mode, view.rules
     if here is None or live.training_at is None or Capacity.SPOT not in mode[: mode.index(here.capacity)]:
         return None
     steps = view.steps_from(max(live.step, view.state.committed_step))
@@ -329,7 +327,7 @@ def _climb(view: View) -> Option | None:
 
     Where that leaves none, any that is free, certain ones first: no machine does worse than every machine.
     """
-    slack, rules, mode = view.slack_seconds, view.rules, view.spec.mode
+    slack, rules, mode = view.slack_seconds, view.rules, view.state.spec.mode
     needed = changeover_seconds(rules) + max(useful_seconds(o, rules) for o in view.affordable)
     for rung in mode:
         candidates = [o for o in view.free if o.capacity is rung and (slack >= needed or _is_in_time(view, o))]

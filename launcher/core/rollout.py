@@ -130,10 +130,10 @@ def _fall_back(future: Future, place: Option, outlook: Outlook, factor: float) -
     fallback, rest = outlook.fallback, 1.0 - future.done
     assert fallback is not None
     _pay_move(future, place, fallback, outlook)
-    seconds = fallback.setup_seconds + outlook.steps * rest * fallback.step_seconds * factor + fallback.durable_seconds
+    work_seconds = outlook.steps * rest * fallback.step_seconds * factor
+    seconds = fallback.setup_seconds + work_seconds + fallback.durable_seconds
     hours = (seconds + outlook.idle_seconds) / 3600
     future.spend("fallback", hours, float(fallback.placement.usd_per_hour))
-    work_seconds = outlook.steps * rest * fallback.step_seconds * factor
     _pay_traffic(future, fallback, outlook, rest, saves=work_seconds / outlook.interval_seconds + 1.0)
     future.done = 1.0
 

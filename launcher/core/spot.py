@@ -34,6 +34,8 @@ class Outage:
 
     since: datetime
     seen_at: datetime
+    attempt: int  # that saw it
+    is_quota: bool
     refusals: int  # in a row
 
     def hours(self, now: datetime) -> float:
@@ -59,22 +61,25 @@ def outages(state: RunState) -> dict[str, Outage]:
         if down_at is not None:
             before = known.get(key)
             since, refusals = (before.since, before.refusals) if before else (down_at, 0)
-            known[key] = Outage(since=since, seen_at=down_at, refusals=refusals + 1)
+            known[key] = Outage(
+                since=since,
+                seen_at=down_at,
+                attempt=attempt.number,
+                is_quota=attempt.refused.startswith("quota"),
+                refusals=refusals + 1,
+            )
     return known
 
 
 def blocks(state: RunState, rules: Rules, *, doubling: bool = False) -> dict[str, datetime]:
     """Places that refused or were taken away lately, and when to ask again; twice as late each time, if `doubling`."""
-    known, ends = outages(state), {}
-    for attempt in state.attempts:
-        outage = known.get(attempt.placement.offer.key)
-        if outage is None or (attempt.refused_at or attempt.ended_at) != outage.seen_at:
-            continue
-        quota = attempt.refused.startswith("quota")
-        seconds = (rules.quota_retry_seconds if quota else rules.retry_seconds) * jitter(state, attempt.number)
+    ends = {}
+    for key, outage in outages(state).items():
+        pause = rules.quota_retry_seconds if outage.is_quota else rules.retry_seconds
+        seconds = pause * jitter(state, outage.attempt)
         if doubling:
             seconds = max(seconds, min(seconds * 2.0 ** (outage.refusals - 1), rules.quota_retry_seconds))
-        ends[attempt.placement.offer.key] = outage.seen_at + timedelta(seconds=seconds)
+        ends[key] = outage.seen_at + timedelta(seconds=seconds)
     return ends
 
 

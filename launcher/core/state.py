@@ -73,6 +73,7 @@ class RunState:
 
     run_id: str
     submitted: RunSubmitted
+    spec: RunSpec  # as submitted
     submitted_at: datetime
     approved_usd: Decimal
     seq: int = 0
@@ -87,10 +88,6 @@ class RunState:
     outcome: RunOutcome | None = None
     finished_at: datetime | None = None
     detail: str = ""
-
-    @property
-    def spec(self) -> RunSpec:
-        return RunSpec.model_validate(self.submitted.spec)
 
     @property
     def attempt(self) -> Attempt | None:
@@ -176,6 +173,11 @@ def run_uri_of(state: RunState, number: int) -> str:
     return state.attempts[number - 1].run_uri or state.submitted.run_uri
 
 
+def run_uris(state: RunState) -> set[str]:
+    """Every run folder that the run has had."""
+    return {state.submitted.run_uri, *(run_uri_of(state, attempt.number) for attempt in state.attempts)}
+
+
 def newest_run_uri(state: RunState) -> str:
     """The run folder with the newest checkpoint, or where the first one will be."""
     return state.checkpoint.run_uris[-1] if state.checkpoint else state.submitted.run_uri
@@ -232,6 +234,7 @@ def _submitted(entry: Entry, event: RunSubmitted) -> RunState:
     return RunState(
         run_id=entry.run_id,
         submitted=event,
+        spec=RunSpec.model_validate(event.spec),
         submitted_at=entry.at,
         approved_usd=event.approved_usd,
         seq=entry.seq,
@@ -270,6 +273,7 @@ def _changed(state: RunState, event: Event, at: datetime) -> RunState:  # one ca
                 run_uri=event.run_uri,
                 save_usd_per_gb=event.save_usd_per_gb,
                 restore_usd_per_gb=event.restore_usd_per_gb,
+                move_from=event.move_from,
                 move_usd_per_gb=event.move_usd_per_gb,
             )
             return replace(state, attempts=(*state.attempts, new))
@@ -277,7 +281,8 @@ def _changed(state: RunState, event: Event, at: datetime) -> RunState:  # one ca
             hired = tuple(h if h.until else replace(h, until=_closed_at(h, at)) for h in state.hired)
             return replace(state, outcome=event.outcome, finished_at=at, detail=event.detail, hired=hired)
         case CheckpointCommitted():
-            return _with_attempt(state if event.local_only else _stored(state, event, at), event, at)
+            known = _with_attempt(state, event, at)
+            return known if event.local_only else _stored(known, event, at)
         case CheckpointReplicated():
             return _with_attempt(_replicated(state, event), event, at)
         case TrainingResumed():
@@ -309,8 +314,8 @@ def _closed_at(hired: Hired, finished_at: datetime) -> datetime:
 
 
 def _stored(state: RunState, event: CheckpointCommitted, at: datetime) -> RunState:
-    where = (run_uri_of(state, event.attempt),) if event.attempt <= len(state.attempts) else ()
-    newest = Checkpoint(step=event.step, name=event.name, bytes=event.bytes, at=at, run_uris=where)
+    where = run_uri_of(state, event.attempt)
+    newest = Checkpoint(step=event.step, name=event.name, bytes=event.bytes, at=at, run_uris=(where,))
     before = state.checkpoint
     if event.stored_bytes is None and before and before.stored_bytes is not None and before.kept is not None:
         # a save in the last seconds leaves the older ones alone

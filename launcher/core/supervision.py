@@ -105,7 +105,8 @@ def host_beside(
             f'its supervisor needs a place without preemption: supervisor_infra = "{example}" in launch.toml'
         )
     place = infra or f"{offer.provider}/{offer.region}"
-    machine = machines.get((place.split("/")[0], place.split("/")[1] if "/" in place else ""))
+    provider, region = place.split("/")[:2]
+    machine = machines.get((provider, region))
     if declared_usd_per_hour is not None:
         kind = machine.instance_type if machine else None
         return Host(infra=place, instance_type=kind, usd_per_hour=declared_usd_per_hour, basis="declared")

@@ -149,13 +149,14 @@ def traffic_at(spec: RunSpec, offer: Offer, tariffs: Tariffs, gb: float) -> Traf
     return Traffic(home=home, read=read, save=save, restore=restore, checkpoint_gb=gb)
 
 
-def cheapest_move_usd(
-    spec: RunSpec, tariffs: Tariffs, lying: Sequence[str | None], to_home: str | None, gb: float
-) -> Decimal | Unknown:
-    """Taking the newest checkpoint to a home from the best of those where it lies; nothing where there is none yet."""
-    found = [move_charge(spec, tariffs, from_home=home, to_home=to_home, gb=gb) for home in lying]
-    known = [charge.usd for charge in found if isinstance(charge, Charge)]
-    return min(known) if known else next((one for one in found if isinstance(one, Unknown)), Decimal(0))
+def cheapest_move(
+    spec: RunSpec, tariffs: Tariffs, lying: Sequence[str], to_home: str | None, gb: float
+) -> tuple[str, Charge] | Unknown:
+    """From which of the homes where the newest checkpoint lies it is brought to another; at like cost, the first."""
+    found = {home: move_charge(spec, tariffs, from_home=home, to_home=to_home, gb=gb) for home in lying}
+    known = [(home, charge) for home, charge in found.items() if isinstance(charge, Charge)]
+    unknown = (charge for charge in found.values() if isinstance(charge, Unknown))
+    return min(known, key=lambda one: one[1].usd) if known else next(unknown)
 
 
 def move_charge(

@@ -42,14 +42,14 @@ def flip(run: Path, name: str) -> None:
     path.write_bytes(data)
 
 
-def record(run: Path, *, is_live: bool, **checkpoint: Any) -> None:
+def record(run: Path, *, is_live: bool, submitted_to: Path | None = None, **checkpoint: Any) -> None:
     """Tell the ledger of this state folder of a run that wrote there."""
     from launcher.cli.common import wiring
 
     spec = a_spec(checkpoint=checkpoint)
     events: list[Any] = [
-        a_submit(spec, run_uri=str(run)),
-        AttemptRequested(attempt=1, placement=a_placement(), why="test"),
+        a_submit(spec, run_uri=str(submitted_to or run)),
+        AttemptRequested(attempt=1, placement=a_placement(), why="test", run_uri=str(run)),
         AttemptStarted(attempt=1, started_at=after(0)),
     ]
     if not is_live:
@@ -297,6 +297,16 @@ def test_gc_leaves_a_run_that_is_training_alone(launch: Launch, run: Path) -> No
     assert done.code == 2
     assert "launch stop" in done.err
     assert len(listed(launch, RUN_ID)["checkpoints"]) == 3
+
+
+def test_gc_leaves_every_folder_of_a_run_that_is_training_alone(launch: Launch, run: Path, tmp_path: Path) -> None:
+    """Of an attempt in another bucket that has not committed anything there yet."""
+    record(run, is_live=True, submitted_to=tmp_path / "elsewhere", keep=2)
+
+    done = launch("checkpoints", "gc", str(run))
+
+    assert done.code == 2
+    assert len(listed(launch, str(run))["checkpoints"]) == 3
 
 
 @pytest.mark.system

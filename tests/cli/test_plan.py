@@ -232,6 +232,18 @@ def test_much_egress_wants_a_consent_of_its_own(launch: Launch, folder: Path) ->
     assert (parts["egress"], float(parts["requests"]) > 0) == ("441.00", True)
 
 
+def test_a_saved_plan_takes_the_consent_when_it_is_applied(launch: Launch, folder: Path) -> None:
+    (folder / "train.yaml").write_text(FAR)
+    launch("plan", "train.yaml", "--out", "p.json")
+
+    refused = launch("apply", "p.json", "--approve", "10000")
+    accepted = launch("apply", "p.json", "--approve", "1", "--accept-egress", "441")
+
+    assert "--accept-egress 441 or cost.max_egress_usd agrees" in refused.err
+    assert (refused.code, accepted.code) == (3, 5)  # the amount is what is too little now
+    assert "is egress" not in accepted.err
+
+
 def test_an_amount_that_is_none_names_its_flag(launch: Launch, folder: Path) -> None:
     (folder / "train.yaml").write_text(FAR)
 

@@ -18,7 +18,7 @@ from launcher.core.offers import Capacity
 from launcher.core.options import Option
 from launcher.core.rollout import PARTS, Outlook, _life_hours
 from launcher.core.traffic import Charge, Traffic
-from tests.builders import a_placement, an_offer, an_option
+from tests.builders import a_placement, an_offer, an_option, reading
 
 
 def an_outlook(**fields: object) -> Outlook:
@@ -73,7 +73,7 @@ def test_the_last_save_is_waited_for() -> None:
 
 
 def test_100_tb_read_at_9_cents_are_9000_dollars_of_egress() -> None:
-    far = an_option(on_demand().placement, egress_usd_per_read=Decimal(9000))
+    far = an_option(on_demand().placement, traffic=reading(Decimal(9000)))
 
     assert estimate(far, an_outlook(reads=1.0), []).parts["egress"] == Decimal("9000.00")
 
@@ -89,7 +89,7 @@ def test_100_tb_read_at_9_cents_are_9000_dollars_of_egress() -> None:
 def test_the_parts_add_up_to_the_median_to_the_cent(
     steps: int, price: Decimal, hazard: float, gb: float, egress: Decimal, deadline: float | None
 ) -> None:
-    spot = an_option(a_placement(usd_per_hour=str(price)), preemptions_per_hour=hazard, egress_usd_per_read=egress)
+    spot = an_option(a_placement(usd_per_hour=str(price)), preemptions_per_hour=hazard, traffic=reading(egress))
     outlook = an_outlook(
         steps=steps,
         reads=1.0,
@@ -183,7 +183,7 @@ def test_marginal_cash_leaves_out_what_is_paid_for_anyway() -> None:
     placement = a_placement(an_offer(capacity=Capacity.RESERVED), usd_per_hour="22")
     committed = replace(placement, price=replace(placement.price, marginal_usd_per_hour=Decimal(0)))
 
-    found = estimate(an_option(committed, egress_usd_per_read=Decimal(5)), an_outlook(reads=1.0), [])
+    found = estimate(an_option(committed, traffic=reading(Decimal(5))), an_outlook(reads=1.0), [])
 
     assert found.cost_usd.p50 > Decimal(60)
     assert Decimal("4.90") <= found.marginal_usd <= Decimal("5.10")

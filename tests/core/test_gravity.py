@@ -20,8 +20,6 @@ from launcher.core.gravity import (
     graduated_usd,
     nat_usd,
     requests_of,
-    storage_usd,
-    storage_usd_per_gb_hour,
     store_of,
 )
 from launcher.core.unknown import Unknown
@@ -181,7 +179,7 @@ def test_an_unknown_tariff_is_never_free(source: str) -> None:
 
 
 def test_a_providers_missing_region_tariff_is_not_another_providers() -> None:
-    tariffs = Tariffs(internet={"aws": flat(Decimal("0.09"))}, inter_region={"gcp": flat(Decimal("0.02"))})
+    tariffs = Tariffs(internet={"aws": flat(Decimal("0.09"))}, pairs={"gcp": {("a", "b"): Decimal("0.02")}})
 
     assert isinstance(egress(tariffs, source="gcp/a", provider="aws", region="b", gb=1), Unknown)
     assert isinstance(egress(tariffs, source="oci/a", provider="oci", region="b", gb=1), Unknown)
@@ -229,20 +227,3 @@ def test_a_graduated_bill_is_the_sum_of_its_gigabytes(tariff: Tariff, gb: int) -
         one_by_one += [tranche.usd_per_gb for tranche in tariff.tranches if tranche.from_gb <= sent][-1]
 
     assert one_by_one == graduated_usd(tariff, Decimal(gb))
-
-
-def test_a_gigabyte_month_costs_its_list_price() -> None:
-    assert storage_usd(PUBLISHED, provider="aws", gb=1, hours=730) == Decimal("0.023")
-    assert storage_usd(PUBLISHED, provider="aws", gb=1000, hours=73) == Decimal("2.3")
-
-
-def test_storage_by_the_hour_adds_up_to_the_month() -> None:
-    hourly = storage_usd_per_gb_hour(PUBLISHED, "gcp")
-
-    assert isinstance(hourly, Decimal)
-    assert (hourly * 730).quantize(Decimal("0.000001")) == Decimal("0.02")
-
-
-def test_an_unknown_storage_price_is_never_free() -> None:
-    assert storage_usd(PUBLISHED, provider="lambda", gb=1, hours=1) == Unknown("no storage price is known for lambda")
-    assert storage_usd_per_gb_hour(PUBLISHED, "lambda") == Unknown("no storage price is known for lambda")

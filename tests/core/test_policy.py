@@ -40,7 +40,7 @@ from launcher.core.policy import (
     decide,
 )
 from launcher.core.spec import RunSpec
-from tests.builders import a_placement, a_spec, a_state, a_submit, after, an_offer, an_option
+from tests.builders import a_placement, a_spec, a_state, a_submit, after, an_offer, an_option, reading
 
 RULES = Rules()
 SPOT_A = an_option(a_placement(an_offer(zone="a"), usd_per_hour="6"))
@@ -99,7 +99,7 @@ def test_a_new_run_goes_to_the_cheapest_spot() -> None:
 
 def test_restarts_and_reads_count_in_the_price_of_a_step() -> None:
     busy = replace(SPOT_A, preemptions_per_hour=2.0, setup_seconds=600.0)
-    remote = replace(SPOT_A, preemptions_per_hour=2.0, egress_usd_per_read=Decimal(5))
+    remote = replace(SPOT_A, preemptions_per_hour=2.0, traffic=reading(Decimal(5)))
 
     for dearer in (busy, remote):
         action = decided(options=[dearer, SPOT_B])
@@ -410,7 +410,7 @@ def test_nothing_is_launched_that_could_not_do_useful_work() -> None:
 
 
 def test_reading_the_data_must_be_affordable_too() -> None:
-    action = decided(options=[replace(SPOT_A, egress_usd_per_read=Decimal(200)), SPOT_B])
+    action = decided(options=[replace(SPOT_A, traffic=reading(Decimal(200))), SPOT_B])
 
     assert isinstance(action, Launch)
     assert action.option == SPOT_B
@@ -429,7 +429,7 @@ def test_slack_counts_from_the_last_commit_to_the_fastest_fallback() -> None:
     state = a_state(a_submit(deadline_at=after(10_000)), *training(), commit)
 
     def slack(*options: Option, at: float = 1000) -> float:
-        return View(state=state, spec=state.spec, options=options, now=after(at), rules=RULES).slack_seconds
+        return View(state=state, options=options, now=after(at), rules=RULES).slack_seconds
 
     assert slack(SPOT_A, ON_DEMAND, fast) == 9000 - (60 + 600 * 5 + 5)
     assert slack(SPOT_A) == float("inf")
@@ -479,7 +479,7 @@ def test_a_reservation_that_begins_later_is_waited_for_and_not_launched() -> Non
 
 def slack_of(*options: Option, at: float = 300, deadline: float) -> float:
     state = a_state(a_submit(deadline_at=after(deadline)), every_seconds=1)
-    return View(state=state, spec=state.spec, options=options, now=after(at), rules=RULES).slack_seconds
+    return View(state=state, options=options, now=after(at), rules=RULES).slack_seconds
 
 
 def test_only_a_place_where_the_rest_can_be_done_is_a_fallback() -> None:

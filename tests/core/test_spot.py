@@ -18,7 +18,7 @@ from launcher.core.hazards import LIFE_HAZARD, RETURN_HAZARD, age_at, cumulated,
 from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds, useful_seconds
 from launcher.core.policy import AskToEnd, Keep, decide
 from launcher.core.spot import Outage, outages, return_to
-from tests.builders import a_placement, a_spec, a_state, a_submit, after
+from tests.builders import a_placement, a_spec, a_state, a_submit, after, reading
 from tests.core.test_policy import ON_DEMAND, RESERVED, RULES, SPOT_A, SPOT_B, a_life, a_refusal, asked
 
 HOUR = 3600.0
@@ -76,7 +76,7 @@ def test_a_place_that_refused_is_not_asked_at_every_look() -> None:
 
 def test_a_long_outage_is_asked_about_less_often_than_a_young_one() -> None:
     def pause(outage_hours: float) -> float:
-        outage = Outage(since=after(0), seen_at=after(outage_hours * HOUR), refusals=2)
+        outage = Outage(since=after(0), seen_at=after(outage_hours * HOUR), attempt=2, is_quota=False, refusals=2)
         state = a_state(a_submit(a_spec(steps=STEPS)))
         way = replace(return_to(state, ON_DEMAND, SPOT_A, steps=STEPS, now=after(0), rules=RULES), outage=outage)
         return next(s for s in range(0, 86400, 60) if way.is_worth_it(after(outage_hours * HOUR + s)))
@@ -93,7 +93,7 @@ STAYS: dict[str, dict[str, Any]] = {
     "the ladder has spot above": {"spec": a_spec(steps=STEPS, mode=["on_demand", "spot"])},
     "spot is dearer": {"options": (replace(SPOT_A, placement=a_placement(usd_per_hour="21")), ON_DEMAND)},
     "spot is slower than it is cheap": {"options": (replace(SPOT_A, step_seconds=40.0), ON_DEMAND)},
-    "the data is far from spot": {"options": (replace(SPOT_A, egress_usd_per_read=Decimal(500)), ON_DEMAND)},
+    "the data is far from spot": {"options": (replace(SPOT_A, traffic=reading(Decimal(500))), ON_DEMAND)},
     "there is little left to do": {"spec": a_spec(steps=30)},
     "spot dies at once": {"options": (replace(SPOT_A, preemptions_per_hour=60.0), ON_DEMAND)},
     "its price is not known now": {"options": (SPOT_A, RESERVED)},
@@ -138,7 +138,7 @@ def test_the_money_must_bear_a_failed_try(share: float, spare_usd: float, leaves
 
 def test_what_is_expected_counts_both_outcomes_of_the_try() -> None:
     """Spot that is never taken, 20 hours of work, a chance of 0.64: by hand."""
-    steady = replace(SPOT_A, preemptions_per_hour=0.0, egress_usd_per_read=Decimal(3))
+    steady = replace(SPOT_A, preemptions_per_hour=0.0, traffic=reading(Decimal(3)))
     here = replace(ON_DEMAND, setup_seconds=360.0)
     closing = 20 * closing_seconds(RULES, 5, 10) / HOUR
 
@@ -180,16 +180,17 @@ def test_an_outage_lasts_from_the_first_refusal_to_the_next_grant() -> None:
         return outages(a_state(a_submit(), *events, every_seconds=10))
 
     key = SPOT_A.placement.offer.key
-    assert known(*refusals) == {key: Outage(since=after(20), seen_at=after(40), refusals=2)}
+    first = Outage(since=after(20), seen_at=after(40), attempt=2, is_quota=False, refusals=2)
+    assert known(*refusals) == {key: first}
     assert known(*refusals, asked(SPOT_A, attempt=3), AttemptStarted(attempt=3, started_at=after(50))) == {}
     taken = known(*refusals, *a_life("preempted", attempt=3))[key]
-    assert taken == Outage(since=after(70), seen_at=after(70), refusals=1)
+    assert taken == Outage(since=after(70), seen_at=after(70), attempt=3, is_quota=False, refusals=1)
 
 
 @given(st.floats(0, 100), st.floats(0, 100), st.floats(0, 100))
 def test_the_chance_of_capacity_grows_with_the_time_since_a_refusal(age: float, first: float, more: float) -> None:
     seen = after(age * HOUR)
-    outage = Outage(since=after(0), seen_at=seen, refusals=1)
+    outage = Outage(since=after(0), seen_at=seen, attempt=1, is_quota=False, refusals=1)
 
     early, late = (outage.chance(seen + timedelta(hours=h)) for h in (first, first + more))
 
