@@ -15,7 +15,7 @@ from benchmarks.recovery import managed_jobs
 from benchmarks.recovery.steps import Step, read_notes
 from tests.labs import network
 from tests.labs.aws.lab import AwsLab
-from tests.labs.slurm import SlurmLab
+from tests.labs.slurm import SlurmLab, config
 
 GRACE_SECONDS = 10
 PROVISION_SECONDS = 20  # in the queue of a full partition, for both sides
@@ -60,14 +60,7 @@ class SlurmScene:
     mode = ("spot", "reserved")
     places = ({"infra": "slurm/lab/spot"}, {"infra": "slurm/lab/reserved"})
     strategies = ("FAILOVER",)
-    pricing = """\
-clusters:
-  - name: lab
-    provider: slurm
-    pools:
-      - {name: spot, capacity: spot, gpu: H100, gpus: 4, nodes: 1, usd_per_gpu_hour: 1.50, notice: 10 s}
-      - {name: reserved, capacity: reserved, gpu: H100, gpus: 4, nodes: 2, usd_per_gpu_hour: 4.00}
-"""
+    pricing = config.pricing(spot=f"nodes: 1, notice: {GRACE_SECONDS} s", reserved="nodes: 2")
 
     def __init__(self, folder: Path) -> None:
         self.lab = SlurmLab(folder, grace_seconds=GRACE_SECONDS, provision_timeout_seconds=PROVISION_SECONDS)

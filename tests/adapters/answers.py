@@ -7,9 +7,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
+
+from tests import web
 
 _RECORDED = Path(__file__).parents[1] / "golden" / "feeds"
 
@@ -43,19 +44,14 @@ def a_server() -> Iterator[Answers]:
     class Handler(_Handler):
         prepared = answers
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
-        answers.url = f"http://127.0.0.1:{server.server_port}"
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with web.serving(Handler) as answers.url:
         try:
             yield answers
         finally:
             answers.released.set()
-            server.shutdown()
-            thread.join()
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(web.Handler):
     prepared: Answers
 
     def _answer(self) -> None:
@@ -82,6 +78,3 @@ class _Handler(BaseHTTPRequestHandler):
         self.send_header("Content-Length", str(len(text.encode())))
         self.end_headers()
         self.wfile.write(text.encode())
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class calls it so
-        """The tests' output is theirs."""

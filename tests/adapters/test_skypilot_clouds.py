@@ -2,39 +2,31 @@
 
 from __future__ import annotations
 
-import functools
-import http.server
 import json
-import os
 import shutil
-import socket
 import subprocess
-import sys
-import threading
 from collections.abc import Iterator
+from http.server import SimpleHTTPRequestHandler
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from launcher.adapters.skypilot_catalog import read_catalogue
 from launcher.adapters.skypilot_clouds import read_clouds
 from launcher.adapters.snapshot_prices import load_catalog
+from tests import web
 from tests.adapters.catalogues import AWS, INFO, ask_skypilot, folder, write
+from tests.adapters.sky_home import BIN, NOBODY, a_sky_home
 
 pytestmark = [
     pytest.mark.system,
     pytest.mark.skipif(find_spec("sky") is None, reason="SkyPilot is not installed"),
 ]
 
-BIN = Path(sys.executable).parent
 P5 = ["p5.48xlarge", "H100", 8.0, 192.0, 2048.0, INFO, "55.04", "16.1", "us-east-2", "use2-az1", "x86_64"]
 TRN1 = ["trn1.2xlarge", "Trainium", 1.0, 8.0, 32.0, INFO, "1.34", "", "us-east-1", "use1-az1", "x86_64"]
-NOBODY = "http://127.0.0.1:9"
-
-
-class Quiet(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *_: object) -> None: ...
 
 
 @pytest.fixture
@@ -43,13 +35,13 @@ def published(tmp_path: Path) -> Iterator[str]:
     write(tmp_path / "published", "aws", AWS, [P5])
     root = tmp_path / "root"
     shutil.copytree(folder(tmp_path / "published"), root / "v8")
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(Quiet, directory=str(root)))
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    yield f"http://127.0.0.1:{server.server_port}"
-    server.shutdown()
-    server.server_close()
-    thread.join()
+
+    class Handler(web.Handler, SimpleHTTPRequestHandler):
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments, directory=str(root))
+
+    with web.serving(Handler) as url:
+        yield url
 
 
 def test_a_download_is_told_from_prices_that_only_stayed(tmp_path: Path, published: str) -> None:
@@ -81,28 +73,10 @@ def aws() -> Iterator[str]:
 @pytest.fixture
 def environ(tmp_path: Path, aws: str) -> Iterator[dict[str, str]]:
     """A home with an AWS account, and an API server of its own that ends with the test."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
     (tmp_path / ".aws").mkdir()
     (tmp_path / ".aws/credentials").write_text("[default]\naws_access_key_id = a\naws_secret_access_key = b\n")
-    (tmp_path / ".sky").mkdir()
-    (tmp_path / ".sky/config.yaml").write_text("allowed_clouds: [aws]\n")  # the others would only time out
-    given = {
-        "HOME": str(tmp_path),
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "COLUMNS": "200",
-        "AWS_ENDPOINT_URL": aws,
-        "AWS_DEFAULT_REGION": "us-east-1",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "LAUNCH_STATE_FOLDER": str(tmp_path / "state"),
-        "SKYPILOT_API_SERVER_LOCAL_PORT": str(port),
-        "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
-        "https_proxy": NOBODY,
-    }
-    yield given
-    stopped = subprocess.run([BIN / "sky", "api", "stop"], env=given, capture_output=True, check=False, timeout=60)
-    assert stopped.returncode == 0, stopped.stderr
+    with a_sky_home(tmp_path, clouds="aws", AWS_ENDPOINT_URL=aws, AWS_DEFAULT_REGION="us-east-1") as given:
+        yield given
 
 
 @pytest.mark.timeout(300)

@@ -7,9 +7,10 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any, Literal
+from typing import Literal
 from urllib.parse import urlsplit
+
+from tests import web
 
 Kind = Literal["answer", "hang up before", "hang up within", "lose the answer", "cut the answer", "meet"]
 
@@ -66,18 +67,11 @@ def a_line_to(server: str) -> Iterator[Line]:
     class Handler(_Handler):
         asked = line
 
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as proxy:
-        line.url = f"http://127.0.0.1:{proxy.server_port}"
-        thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
-        try:
-            yield line
-        finally:
-            proxy.shutdown()
-            thread.join()
+    with web.serving(Handler) as line.url:
+        yield line
 
 
-class _Handler(BaseHTTPRequestHandler):
+class _Handler(web.Handler):
     protocol_version = "HTTP/1.1"
     asked: Line
 
@@ -145,6 +139,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _hang_up(self) -> None:
         self.close_connection = True
-
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class calls it so
-        """The tests' output is theirs."""

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import json
-import re
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
-PATIENCE_SECONDS = 420.0  # not an expectation: only an end for a test that would hang
+from tests.client import Client, Run
 
 
 class Place(Protocol):
@@ -21,52 +19,26 @@ class Place(Protocol):
 
 
 @dataclass(frozen=True)
-class User:
+class User(Client):
     """`folder` holds her train.yaml, pricing.yaml and script; `state` is what the launcher keeps for her."""
 
     place: Place
     folder: Path
     state: Path
     environ: Mapping[str, str] = field(default_factory=dict)
+    patience_seconds = 420.0
+    look_seconds = 2.0  # each look is a process that takes a second
 
-    def launch(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
+    def _launched(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         env = {"LAUNCH_STATE_FOLDER": str(self.state), "LAUNCH_POLL_SECONDS": "1", "PYTHONUNBUFFERED": "1"}
-        done = self.place.run(["launch", *arguments], env=env | dict(self.environ), cwd=self.folder)
-        assert expect is None or done.returncode == expect, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
+        return self.place.run(["launch", *arguments], env=env | dict(self.environ), cwd=self.folder)
 
-    def submit(self, *arguments: str, approve: str = "50") -> str:
-        """Launch detached; the run's id."""
-        self.launch("train.yaml", "--approve", approve, "--detach", *arguments)
-        return str(json.loads(self.launch("status", "-o", "json").stdout)["runs"][-1]["run_id"])
+    def until(self, run_id: str, wanted: Callable[[Run], object]) -> Run:
+        """Look at the run until it is as wanted, which it must be before it ends."""
+        run = super().until(run_id, lambda run: wanted(run) or run["outcome"])
+        assert wanted(run), self.told(run_id, run)
+        return run
 
-    def run(self, run_id: str) -> dict[str, Any]:
-        return dict(json.loads(self.launch("status", run_id, "-o", "json").stdout))
-
-    def until(self, run_id: str, wanted: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-        """Look at the run until it is as wanted."""
-        end = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < end:
-            run = self.run(run_id)
-            if wanted(run):
-                return run
-            assert not run["outcome"], self.told(run_id, run)
-            time.sleep(2.0)  # each look is a process that takes a second
-        raise AssertionError(self.told(run_id, run))
-
-    def finished(self, run_id: str) -> dict[str, Any]:
-        end = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < end:
-            run = self.run(run_id)
-            if run["outcome"] and not run["supervised"]:
-                return run
-            time.sleep(2.0)
-        raise AssertionError(self.told(run_id, run))
-
-    def told(self, run_id: str, run: dict[str, Any]) -> str:
-        """Everything there is to say of a run that went otherwise than wanted."""
+    def told(self, run_id: str, run: Run) -> str:
         log = "\n".join(path.read_text()[-4000:] for path in self.state.glob("logs/*"))
         return f"{json.dumps(run, indent=1)}\n{log}\n{self.launch('logs', run_id, expect=None).stdout[-4000:]}"
-
-    def final_loss(self, run_id: str) -> str:
-        return re.findall(r"final loss (\S+)", self.launch("logs", run_id).stdout)[-1]

@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 import os
 import random
-import re
 import shutil
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
 
-TRAINER = Path(__file__).with_name("trainer.py")
+from tests import trainers
+from tests.client import Client, Run
+from tests.trainers import TRAINER
+
 LAUNCH = Path(sys.executable).with_name("launch")
 PATIENCE_SECONDS = 90.0  # not an expectation: only an end for a test that would hang
 
@@ -36,11 +36,13 @@ checkpoint: {{every_steps: {every}, save_seconds: 0.1, size: 1 MB}}
 
 
 @dataclass(frozen=True)
-class Lab:
+class Lab(Client):
     """A user's folder and everything that belongs to it."""
 
     folder: Path
     environ: dict[str, str]
+    patience_seconds = PATIENCE_SECONDS
+    look_seconds = 0.2
 
     def write(self, *, steps: int = 150, pause: float = 0.05, every: int = 5, more: str = "providers: [local]") -> None:
         text = TRAIN.format(
@@ -48,8 +50,8 @@ class Lab:
         )
         (self.folder / "train.yaml").write_text(text)
 
-    def launch(self, *arguments: str, expect: int | None = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
+    def _launched(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
             [LAUNCH, *arguments],
             cwd=self.folder,
             env=self.environ,
@@ -59,42 +61,16 @@ class Lab:
             timeout=PATIENCE_SECONDS,
             check=False,
         )
-        assert expect is None or done.returncode == expect, f"{done.returncode}\n{done.stdout}\n{done.stderr}"
-        return done
 
-    def submit(self, *arguments: str, approve: str = "50") -> str:
-        """Launch detached; the run's id."""
-        self.launch("train.yaml", "--approve", approve, "--detach", *arguments)
-        return str(self.runs()[-1]["run_id"])
-
-    def runs(self) -> list[dict[str, Any]]:
-        return list(json.loads(self.launch("status", "-o", "json").stdout)["runs"])
-
-    def run(self, run_id: str) -> dict[str, Any]:
-        return dict(json.loads(self.launch("status", run_id, "-o", "json").stdout))
-
-    def until(self, run_id: str, wanted: Callable[[dict[str, Any]], object]) -> dict[str, Any]:
-        """Look at the run until it is as wanted."""
-        end = time.monotonic() + PATIENCE_SECONDS
-        while time.monotonic() < end:
-            run = self.run(run_id)
-            if wanted(run):
-                return run
-            time.sleep(0.2)
+    def told(self, run_id: str, run: Run) -> str:
         log = "\n".join(p.read_text()[-3000:] for p in self.state.glob("logs/*"))
-        raise AssertionError(f"still {json.dumps(run, indent=1)}\n{log}\n{self.output(run_id)}")
+        return f"still {json.dumps(run, indent=1)}\n{log}\n{self.output(run_id)}"
 
-    def finished(self, run_id: str) -> dict[str, Any]:
+    def finished(self, run_id: str) -> Run:
         """The run's last state, once its supervisor is gone: it gives the lock back a moment before it ends."""
-        run = self.until(run_id, lambda run: run["outcome"] and not run["supervised"])
+        run = super().finished(run_id)
         psutil.wait_procs(self.supervisors(run_id), timeout=PATIENCE_SECONDS)
         return run
-
-    def output(self, run_id: str) -> str:
-        return self.launch("logs", run_id).stdout
-
-    def final_loss(self, run_id: str) -> str:
-        return re.findall(r"final loss (\S+)", self.output(run_id))[-1]
 
     @property
     def state(self) -> Path:
@@ -169,16 +145,9 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], str
     def loss(steps: int) -> str:
         if steps not in known:
             folder = tmp_path_factory.mktemp("undisturbed")
-            done = subprocess.run(
-                [sys.executable, TRAINER],
-                cwd=folder,
-                env=os.environ | {"STEPS": str(steps)},
-                capture_output=True,
-                text=True,
-                check=True,
-                timeout=PATIENCE_SECONDS,
+            known[steps] = trainers.undisturbed(
+                str(TRAINER), steps=steps, folder=folder, timeout_seconds=PATIENCE_SECONDS
             )
-            known[steps] = re.findall(r"final loss (\S+)", done.stdout)[-1]
         return known[steps]
 
     return loss

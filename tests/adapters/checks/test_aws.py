@@ -7,18 +7,26 @@ from __future__ import annotations
 
 import json
 import sys
-import threading
 from collections.abc import Iterator
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
 
 from launcher.adapters.checks import aws
 from launcher.core.checkup import Check
+from tests import web
 
 pytest.importorskip("boto3")
 pytestmark = [pytest.mark.enable_socket, pytest.mark.system]  # on loopback
+
+
+class Service(web.Handler):
+    def reply(self, status: int, content_type: str, text: str) -> None:
+        self.send_response_only(status)
+        self.send_header("Content-Type", content_type)
+        self.send_header("Content-Length", str(len(text.encode())))
+        self.end_headers()
+        self.wfile.write(text.encode())
 
 
 class Quotas:
@@ -42,29 +50,17 @@ class Quotas:
 def quotas(s3: str, s3_server: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[Quotas]:
     told = Quotas()
 
-    class Handler(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
+    class Handler(Service):
+        def do_POST(self) -> None:  # noqa: N802  # the name that http.server looks for
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
             told.regions.add(self.headers["Authorization"].split("/")[2])
             status, answer = told.answer(self.headers["X-Amz-Target"].split(".")[1], body["QuotaCode"])
-            content = json.dumps(answer).encode()
-            self.send_response_only(status)
-            self.send_header("Content-Type", "application/x-amz-json-1.1")
-            self.send_header("Content-Length", str(len(content)))
-            self.end_headers()
-            self.wfile.write(content)
+            self.reply(status, "application/x-amz-json-1.1", json.dumps(answer))
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class calls it so
-            """The tests' output is theirs."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_SERVICE_QUOTAS", f"http://127.0.0.1:{http.server_port}")
+    with web.serving(Handler) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_SERVICE_QUOTAS", url)
         monkeypatch.setenv("AWS_ENDPOINT_URL_STS", s3_server)
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
         yield told
-        http.shutdown()
-        thread.join()
 
 
 def by_name(checks: list[Check]) -> dict[str, Check]:
@@ -110,25 +106,14 @@ def test_without_keys_somebody_has_to_log_in(quotas: Quotas, monkeypatch: pytest
 
 
 def test_keys_that_are_out_of_date_are_a_matter_of_credentials(quotas: Quotas, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Expired(BaseHTTPRequestHandler):
-        def do_POST(self) -> None:
-            body = b"<ErrorResponse><Error><Type>Sender</Type><Code>ExpiredToken</Code></Error></ErrorResponse>"
-            self.send_response_only(403)
-            self.send_header("Content-Type", "text/xml")
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            self.wfile.write(body)
+    class Expired(Service):
+        def do_POST(self) -> None:  # noqa: N802  # the name that http.server looks for
+            body = "<ErrorResponse><Error><Type>Sender</Type><Code>ExpiredToken</Code></Error></ErrorResponse>"
+            self.reply(403, "text/xml", body)
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class calls it so
-            """The tests' output is theirs."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Expired) as http:
-        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", f"http://127.0.0.1:{http.server_port}")
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with web.serving(Expired) as url:
+        monkeypatch.setenv("AWS_ENDPOINT_URL_STS", url)
         (check,) = aws.account([], {})
-        http.shutdown()
-        thread.join()
 
     assert (check.state, check.is_credentials) == ("failed", True)
     assert "ExpiredToken" in check.found

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,6 +14,7 @@ import pytest
 
 from launcher.adapters.checks.skypilot import parse_states, skypilot
 from launcher.core.checkup import CloudState, clouds, skypilot_version
+from tests.adapters.sky_home import BIN, a_sky_home
 
 RECORDED = (Path(__file__).parents[2] / "golden" / "skypilot" / "check-0.14.1.txt").read_text()
 # of a Slurm cluster whose home is on a local disk, 0.14.1
@@ -25,7 +24,6 @@ SLURM = (
     "filesystem type is 'ext2/ext3', not a shared filesystem.\x1b[0m\x1b[0m\n\n\x1b[32m🎉 Enabled infra 🎉\x1b[0m\n"
     "  \x1b[32mSlurm [compute]\x1b[0m\n    Allowed clusters:\n    \x1b[2m└── \x1b[0mlab\n"
 )
-BIN = Path(sys.executable).parent
 
 
 def states(text: str = RECORDED, enabled: tuple[str, ...] = ()) -> dict[str, CloudState]:
@@ -76,24 +74,8 @@ def test_without_skypilot_only_who_wants_a_cloud_has_a_problem(
 @pytest.fixture
 def environ(tmp_path: Path) -> Iterator[dict[str, str]]:
     """A home without any cloud, and an API server of its own that ends with the test."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    (tmp_path / ".sky").mkdir()
-    (tmp_path / ".sky/config.yaml").write_text("allowed_clouds: [aws, runpod]\n")  # the others would only time out
-    given = {
-        "HOME": str(tmp_path),
-        "PATH": f"{BIN}{os.pathsep}{os.environ['PATH']}",
-        "COLUMNS": "200",
-        "AWS_EC2_METADATA_DISABLED": "true",
-        "LAUNCH_STATE_FOLDER": str(tmp_path / "state"),
-        "SKYPILOT_API_SERVER_LOCAL_PORT": str(port),
-        "SKYPILOT_DISABLE_USAGE_COLLECTION": "1",
-        "https_proxy": "http://127.0.0.1:9",
-    }
-    yield given
-    stopped = subprocess.run([BIN / "sky", "api", "stop"], env=given, capture_output=True, check=False, timeout=60)
-    assert stopped.returncode == 0, stopped.stderr
+    with a_sky_home(tmp_path, clouds="aws, runpod") as given:
+        yield given
 
 
 @pytest.mark.system

@@ -8,12 +8,9 @@ import subprocess
 import sys
 import sysconfig
 import time
-import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 import psutil
 
@@ -23,9 +20,9 @@ from tests.labs.aws.metadata import ROLE
 from tests.labs.aws.places import ENDPOINT, REGIONS, write_catalogues
 from tests.labs.aws.query import Instance
 from tests.labs.aws.records import Billed, Call, bill
+from tests.labs.lab import Lab
 
 INIT = "tests.labs.aws.init"
-MARKER = ".aws-lab"  # only a folder that bears it is ever deleted
 PROGRAMS = ("ip", "nsenter", "rsync", "setpriv", "ssh", "ssh-keygen", "sshd", "su", "sudo", "unshare", "useradd")
 PACKAGES = ("iproute2", "openssh-client", "openssh-server", "passwd", "rsync", "sudo", "util-linux")
 PATIENCE_SECONDS = 60.0
@@ -47,32 +44,18 @@ def obstacle() -> str | None:
     return None
 
 
-class AwsLab:
-    """The lab of one folder. `up` twice is harmless, `down` cleans up after a killed `up`, labs do not meet."""
+class AwsLab(Lab):
+    """Its hosts come and go, as they are asked for at its API."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder.resolve()
+        super().__init__(folder, marker=".aws-lab")
         self.home = self.folder / "home"
-        self.user_id = f"{zlib.crc32(str(self.folder).encode()):08x}"  # SkyPilot's; the end of its names in the cloud
         self._socket = self.folder / "socket"
 
-    def __enter__(self) -> Self:
-        try:
-            self.up()
-        except BaseException:
-            self.down()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.down()
-
     def up(self) -> None:
-        """Raises: RuntimeError: the machine cannot (the reason), or the folder is somebody else's."""
         if reason := obstacle():
             raise RuntimeError(reason)
-        if self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / MARKER).exists():
-            raise RuntimeError(f"{self.folder} is neither empty nor a lab; give another folder")
+        self._check_folder()
         if len(os.fsencode(self._socket)) > MAX_SOCKET_PATH:
             raise RuntimeError(f"{self.folder} is too long a name for the folder of a socket")
         if self._answers():
@@ -84,7 +67,6 @@ class AwsLab:
         self._start()
 
     def down(self) -> None:
-        """Kill everything inside, and remove the folder."""
         holders = self._holders()
         for process in holders:
             process.kill()
@@ -93,8 +75,7 @@ class AwsLab:
             if time.monotonic() > deadline:
                 raise RuntimeError(f"the lab in {self.folder} does not die")
             time.sleep(0.02)
-        if (self.folder / MARKER).exists():
-            shutil.rmtree(self.folder)
+        self._remove_folder()
         shutil.rmtree(f"/tmp/sky_ssh_{self.user_id}", ignore_errors=True)  # sky/utils/command_runner.py
 
     def environment(self, extra: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -120,25 +101,12 @@ class AwsLab:
         }
 
     def command(self, *argv: str, cwd: Path | None = None) -> list[str]:
-        """What runs `argv` inside. It stands at the door: a signal reaches it only; SIGKILL, `argv` too."""
+        """What runs `argv` inside. It stands at the door: a signal reaches it only (for others see `processes`).
+
+        SIGKILL reaches `argv` too.
+        """
         enter = ["nsenter", f"--target={self._first().pid}", "--net", "--pid", "--mount", "--uts", "--ipc"]
         return [*enter, "setpriv", "--pdeathsig=KILL", "env", f"--chdir={cwd or self.home}", *argv]
-
-    def run(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, check: bool = False, **options: Any
-    ) -> subprocess.CompletedProcess[str]:
-        """`subprocess.run` inside, with its `options`; output is captured as text unless they say otherwise."""
-        command = self.command(*argv, cwd=options.pop("cwd", None))
-        if not {"stdout", "stderr", "capture_output"} & set(options):
-            options["capture_output"] = True
-        return subprocess.run(command, check=check, env=self.environment(env), text=True, **options)
-
-    def popen(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, **options: Any
-    ) -> subprocess.Popen[str]:
-        """`subprocess.Popen` inside, of text. `kill` kills the command; for other signals see `processes`."""
-        command = self.command(*argv, cwd=options.pop("cwd", None))
-        return subprocess.Popen(command, env=self.environment(env), text=True, **options)
 
     def processes(self, words: str) -> list[psutil.Process]:
         """Those inside (not on hosts) with `words` in their command line, by their pids outside."""
@@ -206,7 +174,7 @@ class AwsLab:
         """A home with credentials, settings and catalogues; a folder of commands."""
         aws = image.cli()
         self.folder.mkdir(mode=0o755, parents=True, exist_ok=True)
-        (self.folder / MARKER).touch()
+        self._marker.touch()
         for name in ("home/.aws", "home/.sky", "bin", "hosts", "tmp"):
             (self.folder / name).mkdir(parents=True)
         (self.home / ".aws/credentials").write_text("[default]\naws_access_key_id = LAB\naws_secret_access_key = lab\n")

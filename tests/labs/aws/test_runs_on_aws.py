@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from decimal import Decimal
@@ -15,10 +13,10 @@ from typing import Any
 import pytest
 
 from tests.labs.aws.lab import AwsLab, obstacle
+from tests.labs.marks import marks
 from tests.labs.user import User
+from tests.trainers import RANKS_TRAINER, TRAINER, undisturbed
 
-TRAINER = Path(__file__).parents[2] / "system" / "trainer.py"
-RANKS_TRAINER = Path(__file__).parents[1] / "ranks_trainer.py"
 STEPS = 200
 TRAIN = """\
 name: digits
@@ -34,12 +32,7 @@ checkpoint: {{uri: s3://runs/ckpts, every_steps: 5, save_seconds: 0.1, size: 1 M
 tags: {{team: nlp, cost_center: "4711"}}
 """
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.timeout(1200),
-    pytest.mark.xdist_group("labs"),
-    pytest.mark.skipif(obstacle() is not None, reason=str(obstacle())),
-]
+pytestmark = marks(obstacle(), timeout_seconds=1200)
 
 
 @pytest.fixture(scope="module")
@@ -68,15 +61,6 @@ def write(
     (user.folder / "train.yaml").write_text(TRAIN.format(**fields, bin=Path(sys.executable).parent) + more)
 
 
-def undisturbed(*command: str, folder: Path) -> str:
-    """The last loss of the same training where nobody disturbs it, without any launcher."""
-    environ = os.environ | {"STEPS": str(STEPS)}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environ, capture_output=True, text=True, check=True
-    )
-    return re.findall(r"final loss (\S+)", done.stdout)[-1]
-
-
 def attempts(run: dict[str, Any]) -> list[tuple[str, str, str]]:
     return [(a["zone"], a["capacity"], "refused" if a["refused"] else a["outcome"]) for a in run["attempts"]]
 
@@ -97,7 +81,7 @@ def test_a_full_zone_is_passed_over_and_a_preempted_training_goes_on_elsewhere(
     assert (machine.zone, machine.spot) == ("us-east-2b", True)
     assert (tags["team"], tags["cost_center"], tags["spotlaunch-run"]) == ("nlp", "4711", run_id)
     assert [outcome for *_, outcome in attempts(run)] == ["refused", "preempted", "completed"]
-    assert user.final_loss(run_id) == undisturbed(str(TRAINER), folder=tmp_path)
+    assert user.final_loss(run_id) == undisturbed(str(TRAINER), steps=STEPS, folder=tmp_path)
     assert sum(map(Decimal, run["by_cause_usd"].values())) == Decimal(run["spent_usd"])
     assert lab.instances(state="running") == []
 
@@ -120,7 +104,7 @@ def test_without_any_spot_it_is_done_in_time_on_demand_though_supervisor_and_api
     assert {outcome for _, capacity, outcome in attempts(run) if capacity == "spot"} == {"refused"}
     assert attempts(run)[-1][1:] == ("on_demand", "completed")
     assert run["finished_at"] <= run["deadline_at"]
-    assert user.final_loss(run_id) == undisturbed(str(TRAINER), folder=tmp_path)
+    assert user.final_loss(run_id) == undisturbed(str(TRAINER), steps=STEPS, folder=tmp_path)
     machines = [one for one in lab.instances() if one.tags.get("spotlaunch-run") == run_id]
     assert {one.spot for one in machines} == {False}
     assert len(machines) <= 2  # the launch that was cut off may have got one, which was ended
@@ -153,5 +137,5 @@ def test_one_of_two_machines_killed_without_a_word_moves_both(lab: AwsLab, user:
     assert [outcome for *_, outcome in attempts(run)] == ["preempted", "completed"]
     assert attempts(run)[0][0] != attempts(run)[1][0]
     assert run["attempts"][1]["first_step"] >= 10
-    assert user.final_loss(run_id) == undisturbed(*alone, folder=tmp_path)
+    assert user.final_loss(run_id) == undisturbed(*alone, steps=STEPS, folder=tmp_path)
     assert lab.instances(state="running") == []

@@ -1,4 +1,4 @@
-"""What the lab writes into configuration files: Slurm's, sshd's and SkyPilot's."""
+"""What the lab writes into configuration files: Slurm's, sshd's, SkyPilot's, and the launcher's."""
 
 from __future__ import annotations
 
@@ -119,6 +119,16 @@ slurm:
 
 def _pricing(price: Mapping[str, str]) -> str:
     return f"{{cpu: {price['cpu']}, memory: {price['memory']}, accelerators: {{H100: {price['H100']}}}}}"
+
+
+def pricing(**pools: str) -> str:
+    """pricing.yaml of the cluster: by partition, what is declared of it beyond its GPUs and their price."""
+    lines = "".join(
+        f"      - {{name: {name}, capacity: {name}, gpu: H100, gpus: {GPUS},"
+        f" usd_per_gpu_hour: {PRICES[name]['H100']}, {more}}}\n"
+        for name, more in pools.items()
+    )
+    return f"clusters:\n  - name: lab\n    provider: slurm\n    pools:\n{lines}"
 
 
 def accelerators_csv() -> str:

@@ -4,36 +4,30 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
-import shutil
 import subprocess
 import sys
 import sysconfig
 import time
-import zlib
 from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
-from typing import Any, Self
 
 from tests.labs import network
+from tests.labs.lab import Lab
 from tests.labs.network import Account, Host, must
 from tests.labs.slurm import config
 from tests.labs.slurm.accounts import Allocation, ended_allocations, live_allocations
 from tests.labs.slurm.install import FREEZER, install, obstacle
 from tests.labs.wheelhouse import wheelhouse
 
-MARKER = ".slurm-lab"  # only a folder that bears it is ever deleted
 PROJECT = Path(__file__).parents[3]
 CGROUPS = Path("/sys/fs/cgroup")
 S3_PORT = 9000
 PATIENCE_SECONDS = 60.0
 
 
-class SlurmLab:
-    """The lab of one folder. `up` twice is harmless, `down` cleans up after a killed `up`, labs do not meet.
-
-    The hosts have their own /tmp, and see of it, and of homes that are closed to other users, the folder,
+class SlurmLab(Lab):
+    """The hosts have their own /tmp, and see of it, and of homes that are closed to other users, the folder,
     the interpreter, the project and the `shared` paths only.
     """
 
@@ -45,35 +39,20 @@ class SlurmLab:
         provision_timeout_seconds: int = 20,
         shared: Sequence[Path] = (),
     ) -> None:
-        self.folder = folder.resolve()
+        super().__init__(folder, marker=".slurm-lab")
         self.grace_seconds = grace_seconds
         self.provision_timeout_seconds = provision_timeout_seconds
-        seed = zlib.crc32(str(self.folder).encode())
-        self.user_id = f"{seed:08x}"  # SkyPilot's; the end of its names on the cluster
         # an own number, for Slurm's cgroups are named after the node and the user
-        self.account = Account(name="skypilot", uid=20_000 + seed % 40_000, home=self.folder / "home")
+        self.account = Account(name="skypilot", uid=20_000 + self._seed % 40_000, home=self.folder / "home")
         self.client_home = self.folder / "client"
         self.python = sys.executable  # sees torch and this project on every host: they share the machine's files
         self.s3_endpoint = f"http://{config.ADDRESSES['login']}:{S3_PORT}"
         self._shared = [Path(path).resolve() for path in shared]
 
-    def __enter__(self) -> Self:
-        try:
-            self.up()
-        except BaseException:
-            self.down()
-            raise
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, tb: TracebackType | None) -> None:
-        self.down()
-
     def up(self) -> None:
-        """Raises: RuntimeError: the machine cannot (the reason), or the folder is somebody else's."""
         if reason := obstacle():
             raise RuntimeError(reason)
-        if self.folder.exists() and any(self.folder.iterdir()) and not (self.folder / MARKER).exists():
-            raise RuntimeError(f"{self.folder} is neither empty nor a lab; give another folder")
+        self._check_folder()
         if self._is_up():
             return
         self.down()
@@ -86,16 +65,14 @@ class SlurmLab:
         """Kill everything inside, remove its cgroups and the folder."""
         network.destroy(self.folder)
         _eventually("remove the lab's cgroups", self._without_cgroups)
-        if (self.folder / MARKER).exists():
-            shutil.rmtree(self.folder)
+        self._remove_folder()
 
     @cached_property
     def _wheels(self) -> Path:
         return wheelhouse(_runtime_requirements())
 
     def _is_up(self) -> bool:
-        marker = self.folder / MARKER
-        if not marker.exists() or not (settings := marker.read_text()):
+        if not self._marker.exists() or not (settings := self._marker.read_text()):
             return False  # none, or one whose maker was killed
         if settings != self._settings():
             raise RuntimeError(f"{self.folder} has a lab of other settings ({settings.strip()}); take it down first")
@@ -110,7 +87,7 @@ class SlurmLab:
     def _lay_out(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
         self.folder.chmod(0o755)
-        (self.folder / MARKER).touch()
+        self._marker.touch()
         for name in ("etc/slurm", "etc/munge", "keys", "var/state", "gpus"):
             (self.folder / name).mkdir(parents=True)
         for name in ("shared", "home", "bin", "client/.slurm", "client/.sky/catalogs/v8/common"):
@@ -172,7 +149,7 @@ class SlurmLab:
             else:
                 self._daemon(host, "slurmd", "-N", name)
         _eventually(f"start two Slurm nodes (logs: {var})", lambda: self._answering_nodes() == len(config.NODES))
-        (self.folder / MARKER).write_text(self._settings())
+        self._marker.write_text(self._settings())
 
     def _daemon(self, host: Host, name: str, *arguments: str) -> None:
         """It goes to the background by itself; its output is in its log."""
@@ -216,28 +193,6 @@ class SlurmLab:
         if place is None:
             raise RuntimeError(f"no host {host}: the lab in {self.folder} is not up")
         return place.command(*argv, account=self.account, cwd=cwd or self.client_home)
-
-    def run(
-        self,
-        argv: Sequence[str],
-        *,
-        env: Mapping[str, str] | None = None,
-        host: str = "login",
-        check: bool = False,
-        **options: Any,
-    ) -> subprocess.CompletedProcess[str]:
-        """`subprocess.run` on `host`, with its `options`; output is captured as text unless they say otherwise."""
-        command = self.command(*argv, host=host, cwd=options.pop("cwd", None))
-        if not {"stdout", "stderr", "capture_output"} & set(options):
-            options["capture_output"] = True
-        return subprocess.run(command, check=check, env=self.environment(env), text=True, **options)
-
-    def popen(
-        self, argv: Sequence[str], *, env: Mapping[str, str] | None = None, host: str = "login", **options: Any
-    ) -> subprocess.Popen[str]:
-        """`subprocess.Popen` on `host`, of text; a signal reaches the command itself."""
-        command = self.command(*argv, host=host, cwd=options.pop("cwd", None))
-        return subprocess.Popen(command, env=self.environment(env), text=True, **options)
 
     def _said(self, *argv: str) -> str:
         return must(*self.command(*argv), env=self.environment())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -15,20 +14,13 @@ from typing import Any
 
 import pytest
 
-from tests.labs.slurm import SlurmLab, obstacle
+from tests.labs.marks import marks
+from tests.labs.slurm import SlurmLab, config, obstacle
 from tests.labs.user import User
+from tests.trainers import RANKS_TRAINER, TRAINER, undisturbed
 
-TRAINER = Path(__file__).parents[2] / "system" / "trainer.py"
-RANKS_TRAINER = Path(__file__).parents[1] / "ranks_trainer.py"
 STEPS = 200
-PRICING = """\
-clusters:
-  - name: lab
-    provider: slurm
-    pools:
-      - {name: spot, capacity: spot, gpu: H100, gpus: 4, nodes: 2, usd_per_gpu_hour: 1.50, notice: 20 s}
-      - {name: reserved, capacity: reserved, gpu: H100, gpus: 4, nodes: 2, usd_per_gpu_hour: 4.00}
-"""
+PRICING = config.pricing(spot="nodes: 2, notice: 20 s", reserved="nodes: 2")
 # Slack for a start on spot, but not for a second one: `setup_seconds` is gone once the first has begun.
 TRAIN = """\
 name: digits
@@ -44,12 +36,7 @@ checkpoint: {{uri: {runs}, every_steps: 5, save_seconds: 0.1, size: 1 MB}}
 tags: {{team: nlp}}
 """
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.timeout(900),
-    pytest.mark.xdist_group("labs"),
-    pytest.mark.skipif(obstacle() is not None, reason=str(obstacle())),
-]
+pytestmark = marks(obstacle(), timeout_seconds=900)
 
 
 @pytest.fixture(scope="module")
@@ -78,15 +65,6 @@ def write(user: User, *, run: str = "python trainer.py", more: str = "") -> None
     (user.folder / "train.yaml").write_text(TRAIN.format(**fields) + more)
 
 
-def undisturbed(*command: str, folder: Path) -> str:
-    """The last loss of the same training where nobody disturbs it, without any launcher."""
-    environ = os.environ | {"STEPS": str(STEPS)}
-    done = subprocess.run(
-        [sys.executable, *command], cwd=folder, env=environ, capture_output=True, text=True, check=True
-    )
-    return re.findall(r"final loss (\S+)", done.stdout)[-1]
-
-
 def attempts(run: dict[str, Any]) -> list[tuple[str, str]]:
     return [(a["capacity"], a["outcome"]) for a in run["attempts"]]
 
@@ -113,7 +91,7 @@ def test_a_preempted_training_saves_and_ends_on_reserved_nodes_at_the_undisturbe
         ("reserved", "completed"),
     ]
     assert run["outcome"] == "succeeded"
-    assert user.final_loss(run_id) == undisturbed(str(TRAINER), folder=tmp_path)
+    assert user.final_loss(run_id) == undisturbed(str(TRAINER), steps=STEPS, folder=tmp_path)
     assert lab.jobs() == []
     bill_is_what_slurm_says(lab, run)
 
@@ -147,5 +125,5 @@ def test_two_nodes_save_together_and_go_on_together_elsewhere(lab: SlurmLab, use
         ("reserved", "completed"),
     ]
     assert run["attempts"][1]["first_step"] >= 10
-    assert user.final_loss(run_id) == undisturbed(*alone, folder=tmp_path)
+    assert user.final_loss(run_id) == undisturbed(*alone, steps=STEPS, folder=tmp_path)
     bill_is_what_slurm_says(lab, run)

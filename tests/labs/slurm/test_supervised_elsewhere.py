@@ -15,20 +15,15 @@ from pathlib import Path
 
 import pytest
 
-from tests.labs.slurm import SlurmLab, obstacle
+from tests.labs.marks import marks
+from tests.labs.slurm import SlurmLab, config, obstacle
 from tests.labs.user import User
+from tests.trainers import TRAINER
 
 BIN = Path(sys.executable).parent
-TRAINER = Path(__file__).parents[2] / "system" / "trainer.py"
 STEPS, PAUSE = 250, 0.3
 USD_PER_HOUR = "0.12"
-PRICING = """\
-clusters:
-  - name: lab
-    provider: slurm
-    pools:
-      - {name: spot, capacity: spot, gpu: H100, gpus: 4, nodes: 2, usd_per_gpu_hour: 1.50, notice: 20 s}
-"""
+PRICING = config.pricing(spot="nodes: 2, notice: 20 s")
 TRAIN = f"""\
 name: digits
 run: python trainer.py
@@ -40,12 +35,7 @@ workload: {{steps: {STEPS}, step_seconds: {{H100: {PAUSE}}}, setup_seconds: 120}
 checkpoint: {{uri: %s, every_steps: 5, save_seconds: 0.1, size: 1 MB}}
 """
 
-pytestmark = [
-    pytest.mark.lab,
-    pytest.mark.timeout(900),
-    pytest.mark.xdist_group("labs"),
-    pytest.mark.skipif(obstacle() is not None, reason=str(obstacle())),
-]
+pytestmark = marks(obstacle(), timeout_seconds=900)
 
 
 @pytest.fixture(scope="module")
