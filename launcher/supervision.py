@@ -155,6 +155,7 @@ def hire(wiring: Wiring, run_id: str, offer: Offer, *, telling: Callable[[str], 
     """Ask for the machine, and wait until its supervisor says that it lives: then this one may be closed.
 
     Raises: InputError: none is offered beside `offer`. RunFailed: the run is recorded, and has no supervisor.
+    BackendError: nor is it known whether its former one is gone.
     """
     host = wiring.outpost.host(offer)
     if not isinstance(host, Host):
@@ -177,10 +178,19 @@ def hire(wiring: Wiring, run_id: str, offer: Offer, *, telling: Callable[[str], 
         wiring.outpost.hire(state, host, number, now=SystemClock().now())
         _await_sign(wiring, run_id)
     except LaunchError as error:
-        was_there = _dismiss(wiring, run_id) is not False
-        wiring.record(run_id, SupervisorReleased(number=number, was_there=was_there, detail=str(error)))
+        _release(wiring, run_id, number, why=error)
         raise RunFailed(f"{run_id} has no supervisor: {error}; `launch resume {run_id}` tries again") from error
     telling("the supervisor is there; this machine is no longer needed")
+
+
+def _release(wiring: Wiring, run_id: str, number: int, *, why: LaunchError) -> None:
+    """Raises: RunFailed: it may still be there, so it is billed until the next hire releases it."""
+    try:
+        was_there = wiring.outpost.dismiss(run_id)
+    except LaunchError as error:
+        doubt = f"its machine may still be there ({error})"
+        raise RunFailed(f"{run_id} has no supervisor: {why}; {doubt}; `launch resume {run_id}` tries again") from error
+    wiring.record(run_id, SupervisorReleased(number=number, was_there=was_there, detail=str(why)))
 
 
 def _await_sign(wiring: Wiring, run_id: str) -> None:
@@ -196,16 +206,9 @@ def _await_sign(wiring: Wiring, run_id: str) -> None:
 
 
 def _release_former(wiring: Wiring, run_id: str) -> RunState:
+    """Raises: BackendError: nobody knows whether it is gone."""
     state = wiring.state(run_id)
     for former in (h for h in state.hired if h.until is None):
-        detail = "it gave no sign of life and was ended" if _dismiss(wiring, run_id) else UNSEEN
+        detail = "it gave no sign of life and was ended" if wiring.outpost.dismiss(run_id) else UNSEEN
         state = wiring.record(run_id, SupervisorReleased(number=former.number, was_there=True, detail=detail))
     return state
-
-
-def _dismiss(wiring: Wiring, run_id: str) -> bool | None:
-    """Whether SkyPilot knew the machine here, and ended it; `None`: it did not say."""
-    try:
-        return wiring.outpost.dismiss(run_id)
-    except LaunchError:
-        return None

@@ -182,6 +182,8 @@ class Wiring:
         from launcher.adapters.fsspec_probe import ask_buckets
 
         uri = spec.checkpoint.uri or self.settings.runs_uri
+        if uri is not None and "://" not in uri:
+            uri = str(Path(uri).expanduser().absolute())
         named = spec.model_copy(update={"checkpoint": spec.checkpoint.model_copy(update={"uri": uri})})
         return ask_buckets(named, self.probe, seconds=self.settings.probe_seconds, progress=progress)
 
@@ -252,8 +254,6 @@ class Wiring:
         from launcher.core.traffic import checkpoint_home
 
         parent = checkpoint_home(spec, offer) or str(self.settings.state_folder / "runs")
-        if "://" not in parent:
-            parent = str(Path(parent).expanduser().absolute())
         return f"{parent.rstrip('/')}/{run_id}"
 
     def offers(self, gpu: str | None) -> tuple[tuple[Offer, Price | Refusal], ...]:

@@ -5,8 +5,7 @@ EC2 API reference, DescribeCapacityReservations: `AvailableInstanceCount` is wha
 
 from __future__ import annotations
 
-from typing import Any
-
+from launcher.adapters.aws_client import aws_client
 from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
 from launcher.errors import BackendError, LaunchRefused
@@ -17,21 +16,22 @@ def demand_room(request: LaunchRequest) -> None:
     offer, nodes = request.placement.offer, request.placement.nodes
     if offer.provider != "aws" or offer.capacity is not Capacity.RESERVED or offer.reservation is None:
         return
-    free = _free(_client(offer.region), offer.reservation)
+    free = _free(offer.region, offer.reservation)
     if free < nodes:
         raise LaunchRefused("no_capacity", f"{offer.reservation} has room for {free} of {nodes} machines now")
 
 
-def _client(region: str) -> Any:
-    import boto3  # type: ignore[import-untyped]  # SkyPilot's own way to EC2; it ships no types
-
-    return boto3.client("ec2", region_name=region)
-
-
-def _free(client: Any, reservation: str) -> int:
-    from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]  # the same
-
+def _free(region: str, reservation: str) -> int:
     try:
+        import boto3  # type: ignore[import-untyped]  # SkyPilot's own way to EC2; it ships no types, nor does botocore
+        from botocore.exceptions import BotoCoreError, ClientError  # type: ignore[import-untyped]  # see above
+    except ImportError as error:  # nothing else here needs it where SkyPilot's API server is another machine
+        fix = 'pip install "skypilot[aws]"'
+        raise BackendError(
+            f"EC2 is asked whether {reservation} has room through boto3, which is missing: {fix}"
+        ) from error
+    try:
+        client = aws_client(boto3.Session(), "ec2", region)
         found = client.describe_capacity_reservations(CapacityReservationIds=[reservation])["CapacityReservations"]
     except ClientError as error:
         if "NotFound" in error.response["Error"]["Code"]:

@@ -20,7 +20,7 @@ from urllib.parse import urlsplit
 from pydantic import TypeAdapter, ValidationError
 
 from launcher.adapters.system_clock import SystemClock
-from launcher.core.gravity import STORES, Found, store_of
+from launcher.core.gravity import Found, store_of
 from launcher.core.spec import RunSpec
 from launcher.core.traffic import home_region, homes
 from launcher.core.unknown import Unknown
@@ -51,32 +51,17 @@ class FsspecProbe:
         kept, granted = self._kept(uri)
         if kept is not None and (kept.is_complete or (granted or 0.0) >= seconds):
             return kept
-        return self._asked(uri, seconds=seconds, lists=True, progress=progress)
+        found = look_into(uri, lists=True, seconds=seconds, clock=self._clock, progress=progress)
+        self._keep(uri, found, seconds=seconds)
+        return found
 
     def region(self, uri: str, *, seconds: float) -> Found:
         """Raises: InputError: as `probe`."""
         kept, _ = self._kept(uri)
-        return kept or self._asked(uri, seconds=seconds, lists=False, progress=lambda *_: None)
-
-    def _asked(self, uri: str, *, seconds: float, lists: bool, progress: Progress) -> Found:
-        question = _Question(uri, lists=lists)
-        question.wait(seconds, progress)
-        if question.error is not None:
-            raise _input_error(uri, question.error) from question.error
-        if not question.is_answered and not question.num_objects:
-            message = f"{uri} did not answer within {seconds:g} s"
-            raise InputError([Problem("L116", message, fix=f"check the line and the endpoint, {_DECLARE}")])
-        if lists and question.is_answered and not question.num_objects:
-            raise InputError([Problem("L114", f"nothing lies below {uri}", fix=f"check the address, {_DECLARE}")])
-        found = Found(
-            region=question.region,
-            gb=question.bytes / 1e9,
-            is_complete=lists and question.is_answered,
-            num_objects=question.num_objects,
-            basis=question.basis,
-            at=self._clock.now(),
-        )
-        self._keep(uri, found, seconds=seconds if lists else 0.0)
+        if kept is not None:
+            return kept
+        found = look_into(uri, lists=False, seconds=seconds, clock=self._clock)
+        self._keep(uri, found, seconds=0.0)
         return found
 
     def _path(self, uri: str) -> Path:
@@ -101,6 +86,29 @@ class FsspecProbe:
         fresh = path.with_name(f".{path.name}.{os.getpid()}")
         fresh.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
         fresh.replace(path)
+
+
+def look_into(
+    uri: str, *, lists: bool, seconds: float, clock: SystemClock, progress: Progress = lambda *_: None
+) -> Found:
+    """What it says now of its region, and if it `lists`, of its objects. Raises: InputError: as `FsspecProbe.probe`."""
+    question = _Question(uri, lists=lists)
+    question.wait(seconds, progress)
+    if question.error is not None:
+        raise _input_error(uri, question.error) from question.error
+    if not question.is_answered and not question.num_objects:
+        message = f"{uri} did not answer within {seconds:g} s"
+        raise InputError([Problem("L116", message, fix=f"check the line and the endpoint, {_DECLARE}")])
+    if lists and question.is_answered and not question.num_objects:
+        raise InputError([Problem("L114", f"nothing lies below {uri}", fix=f"check the address, {_DECLARE}")])
+    return Found(
+        region=question.region,
+        gb=question.bytes / 1e9,
+        is_complete=lists and question.is_answered,
+        num_objects=question.num_objects,
+        basis=question.basis,
+        at=clock.now(),
+    )
 
 
 def ask_buckets(spec: RunSpec, probe: DataProbe, *, seconds: float, progress: Progress) -> RunSpec:
@@ -276,7 +284,7 @@ def _bucket(uri: str) -> _Bucket:
     from fsspec.core import url_to_fs  # type: ignore[import-untyped]  # it ships no types
 
     files, path = url_to_fs(uri, use_listings_cache=False, skip_instance_cache=True)
-    return _BUCKETS.get(STORES.get(uri.partition("://")[0], ""), _Bucket)(files, str(path))
+    return _BUCKETS.get(store_of(uri) or "", _Bucket)(files, str(path))
 
 
 def _input_error(uri: str, error: Exception) -> InputError:

@@ -21,10 +21,9 @@ from functools import cached_property
 from typing import Any
 
 from launcher.core.events import Entry, Event, from_json, to_json
+from launcher.core.gravity import STORES
 from launcher.errors import InputError, LedgerConflict, LedgerUnavailable, Problem
 from trainer_hooks.storage import Storage, open_storage
-
-SCHEMES = ("file", "s3", "s3a", "gs", "gcs", "az", "abfs", "abfss")
 
 _RUNS = "runs"
 _OBJECT = re.compile(r"(\d{8,})\.jsonl")
@@ -36,7 +35,7 @@ Batch = tuple[Entry, ...]
 def is_object_store(url: str) -> bool:
     """Whether `url` names a folder for an `ObjectLedger`, and no database."""
     scheme, separator, _ = url.partition("://")
-    return bool(separator) and scheme in SCHEMES
+    return bool(separator) and (scheme == "file" or scheme in STORES)
 
 
 class ObjectLedger:

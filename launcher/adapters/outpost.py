@@ -15,6 +15,7 @@ from launcher.adapters.settings import Settings
 from launcher.adapters.skypilot_clouds import read_clouds
 from launcher.adapters.skypilot_cpus import small_machines
 from launcher.adapters.skypilot_task import SELF_ENDING
+from launcher.core.gravity import store_of
 from launcher.core.offers import Offer
 from launcher.core.pricing import LOCAL
 from launcher.core.spec import RunSpec
@@ -26,17 +27,14 @@ from launcher.errors import InputError, Problem
 SPARE_MINUTES = 60  # behind the deadline, until Slurm ends the supervisor
 
 _HERE = "--supervise here"
-_CARRIED = (
-    *("runs_uri", "feeds", "currency", "probe_seconds", "poll_seconds"),
-    *("provision_seconds", "fallback_delay_seconds"),
-)
+_CARRIED = ("feeds", "poll_seconds", "provision_seconds", "fallback_delay_seconds")
 _ENVIRON = ("AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3", "AWS_DEFAULT_REGION", "AWS_REGION", "GOOGLE_CLOUD_PROJECT")
-_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "az": "azure", "abfs": "azure", "abfss": "azure"}
+_EXTRAS = {"aws": "s3", "gcp": "gcs", "azure": "azure"}  # of this distribution, for a provider's buckets
 
 
 @dataclass(frozen=True, kw_only=True)
 class Outpost:
-    """`pricing` and `clouds` are the files that travel along, `folder` takes what is written for the journey."""
+    """`pricing` travels along, `clouds` says which are enabled here, `folder` takes what is written for the journey."""
 
     settings: Settings
     pricing: Path | None
@@ -76,7 +74,7 @@ class Outpost:
         if spec.market is not None:
             yield Problem("L150", "a simulated run lives on this machine, and so does its supervisor", "", _HERE)
             return
-        home = spec.checkpoint.uri or self.settings.runs_uri
+        home = spec.checkpoint.uri
         shares_files = (self.settings.supervisor_infra or "").startswith("slurm/")
         if not self.settings.has_shared_ledger or (self._has_file_ledger and not shares_files):
             beside = f"{home.rstrip('/')}/ledger" if home and "://" in home else "s3://BUCKET/ledger"
@@ -137,7 +135,6 @@ class Outpost:
     def _files(self) -> dict[str, str]:
         wanted = {
             "pricing.yaml": self.pricing,
-            "state/clouds.json": self.clouds,
             "home/.sky/catalogs/v8": self.settings.catalogs,
         }
         return {name: str(path) for name, path in wanted.items() if path is not None and path.exists()}
@@ -149,10 +146,9 @@ class Outpost:
         return frozenset({*named, host.provider} - {LOCAL})
 
     def _extras(self, spec: RunSpec) -> set[str]:
-        uris = (self.settings.ledger, self.settings.runs_uri, spec.checkpoint.uri, *spec.checkpoint.buckets.values())
-        schemes = {uri.partition("://")[0].partition("+")[0] for uri in uris if uri}
-        stores = {_EXTRAS[scheme] for scheme in schemes if scheme in _EXTRAS}
-        return stores | ({"postgres"} if "postgresql" in schemes else set())
+        uris = (self.settings.ledger, spec.checkpoint.uri, *spec.checkpoint.buckets.values())
+        extras = {_EXTRAS[store] for store in map(store_of, uris) if store}
+        return extras | ({"postgres"} if self.settings.ledger_url.startswith("postgresql") else set())
 
 
 def _folder_of(package: str) -> str:

@@ -2,7 +2,8 @@
 
 embedded snapshot  ┐ per cloud the younger of the two as a whole: two days' prices of one cloud are not mixed,
 SkyPilot catalogue ┘ and a machine that is in one of them only is gone, or not sold yet
-reservations       ┐ pricing.yaml
+reservations       ┐
+clusters           │ pricing.yaml
 own machines       ┘
 live feeds           lay what a provider says now over what is listed, where the user has switched them on
 """

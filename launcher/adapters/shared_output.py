@@ -70,7 +70,7 @@ def sharing_output(run_uri: str, paths: Callable[[], Mapping[int, Path]]) -> Ite
     """Bring the files of `paths` (by attempt) to the run folder every half minute, and once more at the end."""
     ending = threading.Event()
     shared = SharedOutput(run_uri)
-    done: set[int] = set()  # attempts that are followed by another one do not grow any more
+    done: set[int] = set()  # never the last two: one may print its last words when its successor is recorded already
 
     def ship() -> None:
         odd: tuple[type[BaseException], ...] = (LaunchError, *foreign_errors())

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.adapters import skypilot_client as client
-from launcher.adapters.skypilot_errors import meaning, refusal
+from launcher.adapters import skypilot_clusters as clusters
 from launcher.adapters.skypilot_task import EXIT_MARK, Site, server_config, skypilot_task
 from launcher.core.machine import LaunchRequest, Phase
 from launcher.core.state import attempt_of
@@ -30,10 +30,8 @@ from launcher.ports import Clock
 log = logging.getLogger(__name__)
 
 PROVISION_SECONDS = 120  # in a queue (Slurm, Kubernetes) until a place counts as full
-DOWN_SECONDS = 600.0
 HISTORY_DAYS = 30
 _ABSENT = Phase(kind="absent")
-_UNDER_WAY = frozenset({"PENDING", "WAITING", "RUNNING"})
 _EXIT = re.compile(rf"{re.escape(EXIT_MARK)} (\d+)")
 _LOOKS = 3  # at a cluster that seems broken, before it counts as unreachable
 _LOOK_SECONDS = 2.0
@@ -68,29 +66,22 @@ class SkyPilotBackend:
     def launch(self, request: LaunchRequest) -> None:
         if self._released(request.job).exists():
             raise LaunchRefused("unavailable", f"{request.job} was released; a new attempt needs a new number")
-        begun = self._launch_request(request.job)
-        if begun is not None and begun.status in _UNDER_WAY:
-            return
+        begun = clusters.newest_launch(request.job)
         if begun is not None:
-            self._raise_refusal(begun, request.job)
+            clusters.demand_granted(begun)
             return
         if self._has_job(request.job):  # an API server that was restarted has forgotten the request
             return
         self._demand_room(request)
         site = self._site(request)
         config = server_config(request, site, provision_seconds=self._provision_seconds)
-        try:
-            client.submit(skypilot_task(request, site), name=request.job, config=config)
-        except BackendError:
-            raise
-        except Exception as error:
-            raise _refused(error) from error
+        clusters.launch(skypilot_task(request, site), name=request.job, config=config)
 
     def phase(self, job: str) -> Phase:
-        begun = self._launch_request(job)
+        begun = clusters.newest_launch(job)
         if begun is not None and begun.status != "SUCCEEDED":
             return _ABSENT  # under way, or refused: the next `launch` says so
-        cluster = self._cluster(job)
+        cluster = clusters.find(job)
         if cluster is None:
             return self._gone(job)
         if not cluster["cluster_ever_up"]:  # an API server that was restarted dropped the launch halfway
@@ -106,21 +97,11 @@ class SkyPilotBackend:
         released = self._released(job)
         released.parent.mkdir(parents=True, exist_ok=True)
         released.touch()
-        begun = self._launch_request(job)
-        if begun is not None and begun.status in _UNDER_WAY:
-            client.cancel(begun.request_id)
-        if self._cluster(job) is None:
+        clusters.call_off(job)
+        if clusters.find(job) is None:
             return
         self._keep_output(job)
-        try:
-            client.ask("down", job, patience_seconds=DOWN_SECONDS)
-        except BackendError:
-            raise
-        except Exception as error:
-            if meaning(error) != "gone":
-                raise BackendError(f"{job} could not be released: {error}") from error
-        if self._cluster(job) is not None:
-            raise BackendError(f"{job} is still there after its release; it is released again")
+        clusters.release(job)
 
     def names(self, run_id: str) -> tuple[str, ...]:
         ours = re.compile(re.escape(run_id) + r"-\d+")
@@ -132,29 +113,9 @@ class SkyPilotBackend:
         """There once a release was asked for: what is gone then is gone on purpose."""
         return self._path / job / "released"
 
-    def _launch_request(self, job: str) -> Any | None:
-        """The newest launch of this cluster that the API server remembers."""
-        launches = [each for each in client.requests(job) if each.name.endswith("launch")]
-        return max(launches, key=lambda each: each.created_at, default=None)
-
-    def _raise_refusal(self, begun: Any, job: str) -> None:
-        """Raises: LaunchRefused: that is how the launch ended. BackendError: nobody knows how."""
-        error = client.outcome(begun.request_id)
-        if error is not None:
-            raise _refused(error) from error
-        log.debug("the launch has ended well", extra={"job": job})
-
-    def _cluster(self, job: str, *, fresh: bool = False) -> Any | None:
-        """SkyPilot's record of it: as it remembers, or `fresh` as the provider says now."""
-        from sky import StatusRefreshMode
-
-        mode = StatusRefreshMode.FORCE if fresh else StatusRefreshMode.NONE
-        found = client.ask("status", [job], refresh=mode)
-        return found[0] if found else None
-
     def _has_job(self, job: str) -> bool:
         try:
-            return self._cluster(job) is not None and self._first_job(job) is not None
+            return clusters.find(job) is not None and self._first_job(job) is not None
         except BackendError:
             raise
         except Exception as error:  # a cluster that came up halfway: the launch goes on with it
@@ -176,7 +137,7 @@ class SkyPilotBackend:
         if run.status.value == "SUCCEEDED":
             return Phase(kind="exited", exit_code=0, started_at=started_at)
         # a machine that is being taken away fails its job first; the provider knows better
-        cluster = self._cluster(job, fresh=True)
+        cluster = clusters.find(job, fresh=True)
         if cluster is None:
             return self._gone(job)
         if cluster["nodes"] > 1 and cluster["status"].value != "UP":  # one of them is gone, so the rest failed
@@ -192,7 +153,7 @@ class SkyPilotBackend:
         for look in range(_LOOKS):
             if look:
                 self._clock.sleep(_LOOK_SECONDS)
-            cluster = self._cluster(job, fresh=True)
+            cluster = clusters.find(job, fresh=True)
             if cluster is None:
                 return self._gone(job)
             if cluster["status"].value == "UP":
@@ -252,13 +213,6 @@ class SkyPilotBackend:
                 tail_logs(job, None, True, output_stream=file)
         except Exception as error:
             log.info("the output ended early", extra={"job": job, "reason": str(error)[:200]})
-
-
-def _refused(error: BaseException) -> LaunchRefused | BackendError:
-    found = refusal(error)
-    if found is None:
-        return BackendError(f"nobody knows how the launch ended: {type(error).__name__}: {error}")
-    return LaunchRefused(*found)
 
 
 def _instant(seconds: float) -> datetime:

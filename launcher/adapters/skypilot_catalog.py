@@ -11,9 +11,10 @@ import csv
 import math
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from operator import itemgetter
 from pathlib import Path
 from typing import NamedTuple
@@ -73,14 +74,11 @@ class Catalogue:
 
 @dataclass(frozen=True, kw_only=True)
 class SkypilotCatalog:
-    """`PriceSource` over all catalogues in `folder`; a file is read again only once it has changed."""
+    """All catalogues in `folder`; a file is read again only once it has changed."""
 
     folder: Path
     gpus: GpuCatalog
     _known: dict[Path, tuple[tuple[int, int], Catalogue]] = field(default_factory=dict, repr=False, compare=False)
-
-    def offers(self, now: datetime) -> tuple[Offer, ...]:
-        return tuple(offer for catalogue in self.catalogues() for offer in catalogue.offers)
 
     def catalogues(self) -> tuple[Catalogue, ...]:
         """Of every cloud whose file is there, by name. Raises: InputError: a file is not a catalogue."""
@@ -99,12 +97,9 @@ def read_catalogue(path: Path, gpus: GpuCatalog) -> Catalogue:
     """Raises: InputError: the file is not a catalogue."""
     provider = path.parent.name
     as_of = fetched_at(path).date()
-    try:
-        rows = _with_machines(_rows(path, _is_googles)) if provider == "gcp" else _rows(path, _has_gpu)
+    with reading(path):
+        rows = _with_machines(rows_of(path, _is_googles)) if provider == "gcp" else rows_of(path, _has_gpu)
         offers, unknown = _offers(rows, provider=provider, as_of=as_of, gpus=gpus)
-    except (OSError, ValueError, InvalidOperation, csv.Error) as error:
-        fix = "delete it; `launch offers --refresh` fetches it again"
-        raise InputError([Problem("L220", f"is no catalogue of SkyPilot's: {error}", str(path), fix)]) from error
     return Catalogue(provider=provider, as_of=as_of, offers=offers, unknown_gpus=unknown)
 
 
@@ -118,7 +113,17 @@ def fetched_at(path: Path) -> datetime:
     return datetime.fromtimestamp((checksum if checksum.exists() else path).stat().st_mtime, UTC)
 
 
-class _Row(NamedTuple):
+@contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Raises: InputError: what is found in the file is no catalogue."""
+    try:
+        yield
+    except (OSError, ValueError, ArithmeticError, csv.Error) as error:
+        fix = "delete it; `launch offers --refresh` fetches it again"
+        raise InputError([Problem("L220", f"is no catalogue of SkyPilot's: {error}", str(path), fix)]) from error
+
+
+class Row(NamedTuple):
     """What is used of a line, as it stands there."""
 
     instance_type: str
@@ -132,7 +137,7 @@ class _Row(NamedTuple):
     memory_gib: str
 
 
-def _rows(path: Path, is_wanted: Callable[[str, str], bool]) -> Iterator[_Row]:
+def rows_of(path: Path, is_wanted: Callable[[str, str], bool]) -> Iterator[Row]:
     """Those whose instance type and GPU are wanted. Raises: ValueError: a column is missing, on top or in a line."""
     with path.open(encoding="utf-8", newline="") as file:
         lines = csv.reader(file)
@@ -148,7 +153,7 @@ def _rows(path: Path, is_wanted: Callable[[str, str], bool]) -> Iterator[_Row]:
                 raise ValueError(f"{len(cells)} of {width} columns in line {lines.line_num}")
             if is_wanted(cells[kind], cells[gpu]):
                 cells.append("")  # what a column that is not everywhere says
-                yield _Row._make(pick(cells))
+                yield Row._make(pick(cells))
 
 
 def _has_gpu(_: str, gpu: str) -> bool:
@@ -159,13 +164,13 @@ def _is_googles(instance_type: str, gpu: str) -> bool:
     return instance_type in GCP_BUILT_IN or instance_type.startswith("n1-") or _has_gpu(instance_type, gpu)
 
 
-def _with_machines(rows: Iterable[_Row]) -> Iterator[_Row]:
+def _with_machines(rows: Iterable[Row]) -> Iterator[Row]:
     """Google's GPUs, each in the cheapest machine of its zone that it goes into; where there is none, it is not sold.
 
     A GPU of which nobody here knows the machine stays as it is, without an instance type.
     """
-    boards: list[_Row] = []
-    machines: dict[tuple[str, str], list[_Row]] = defaultdict(list)
+    boards: list[Row] = []
+    machines: dict[tuple[str, str], list[Row]] = defaultdict(list)
     for row in rows:
         if row.gpu:
             boards.append(row)
@@ -185,7 +190,7 @@ def _with_machines(rows: Iterable[_Row]) -> Iterator[_Row]:
             yield board
 
 
-def _fitting(board: _Row, machines: Mapping[tuple[str, str], Sequence[_Row]]) -> list[_Row]:
+def _fitting(board: Row, machines: Mapping[tuple[str, str], Sequence[Row]]) -> list[Row]:
     wanted = (board.gpu, float(board.num_gpus))
     built_in = [kind for kind, has in GCP_BUILT_IN.items() if has == wanted]
     if built_in:
@@ -203,7 +208,7 @@ def _sum(first: str, second: str) -> str:
 
 
 def _offers(
-    rows: Iterable[_Row], *, provider: str, as_of: date, gpus: GpuCatalog
+    rows: Iterable[Row], *, provider: str, as_of: date, gpus: GpuCatalog
 ) -> tuple[tuple[Offer, ...], Mapping[str, int]]:
     """What the rows sell, the cheapest where two sell the same; and how often each unknown GPU was met."""
     found: dict[tuple[str, str, str | None, Capacity], Offer] = {}
@@ -224,14 +229,14 @@ def _offers(
     return tuple(found.values()), dict(unknown)
 
 
-def _board(provider: str, row: _Row) -> str:
+def _board(provider: str, row: Row) -> str:
     for cloud, mark, name, board in _BOARDS:
         if cloud == provider and name == row.gpu and mark in row.instance_type:
             return board
     return row.gpu
 
 
-def _both(row: _Row, *, provider: str, as_of: date, gpu: str, count: int) -> Iterator[Offer]:
+def _both(row: Row, *, provider: str, as_of: date, gpu: str, count: int) -> Iterator[Offer]:
     """The on-demand and the spot offer, as far as there is a price."""
     on_demand = _usd(row.on_demand)
     for capacity, listed in ((Capacity.ON_DEMAND, on_demand), (Capacity.SPOT, _usd(row.spot))):

@@ -16,7 +16,7 @@ from launcher.adapters.skypilot_catalog import fetched_at
 from launcher.errors import InputError, Problem
 
 _CHECK_SECONDS = 300.0  # every cloud is asked over the network, and the API server may have to start first
-_UNPRICED = ("kubernetes", "slurm", "ssh", "vsphere")  # the user's own: SkyPilot publishes no prices of theirs
+UNPRICED = ("kubernetes", "slurm", "ssh", "vsphere")  # the user's own: SkyPilot publishes no prices of theirs
 
 
 class Clouds(BaseModel):
@@ -30,7 +30,7 @@ class Clouds(BaseModel):
     @property
     def priced(self) -> tuple[str, ...]:
         """Those with a catalogue of prices."""
-        return tuple(cloud for cloud in self.enabled if cloud not in _UNPRICED)
+        return tuple(cloud for cloud in self.enabled if cloud not in UNPRICED)
 
     def barred(self, provider: str) -> str | None:
         """Why nothing of `provider` can be rented from here."""

@@ -6,15 +6,13 @@ sky/catalog/<cloud>_catalog.py): machines that share their cores bill bursts on 
 
 from __future__ import annotations
 
-import csv
 import re
 from collections.abc import Iterator
 from decimal import Decimal
 from pathlib import Path
 
-from launcher.adapters.skypilot_catalog import SOURCE, fetched_at
+from launcher.adapters.skypilot_catalog import SOURCE, fetched_at, reading, rows_of
 from launcher.core.supervision import MEMORY_GIB, VCPUS, Machine, cheapest
-from launcher.errors import InputError, Problem
 
 FAMILIES = {
     "aws": re.compile(r"[mcr](6id?|7i)\..+"),
@@ -30,22 +28,14 @@ def small_machines(folder: Path) -> dict[tuple[str, str], Machine]:
         path = folder / provider / "vms.csv"
         if not path.exists():
             continue
-        try:
+        with reading(path):
             source = f"{SOURCE} of {fetched_at(path):%Y-%m-%d}"
-            found |= cheapest(_rows(path, provider, family), source=source)
-        except (OSError, KeyError, ValueError, ArithmeticError, csv.Error) as error:
-            fix = "delete it; `launch offers --refresh` fetches it again"
-            raise InputError([Problem("L220", f"is no catalogue of SkyPilot's: {error}", str(path), fix)]) from error
+            found |= cheapest(_machines(path, provider, family), source=source)
     return found
 
 
-def _rows(path: Path, provider: str, family: re.Pattern[str]) -> Iterator[tuple[str, str, str, Decimal]]:
-    with path.open(encoding="utf-8", newline="") as file:
-        for row in csv.DictReader(file):
-            kind, price = row["InstanceType"], row["Price"]
-            if row["AcceleratorName"] or not price or not family.fullmatch(kind):
-                continue
-            if float(row["vCPUs"]) >= VCPUS and float(row["MemoryGiB"]) >= MEMORY_GIB:
-                usd = Decimal(price)
-                if usd.is_finite() and usd > 0:
-                    yield provider, row["Region"], kind, usd
+def _machines(path: Path, provider: str, family: re.Pattern[str]) -> Iterator[tuple[str, str, str, Decimal]]:
+    for row in rows_of(path, lambda kind, gpu: not gpu and family.fullmatch(kind) is not None):
+        usd = Decimal(row.on_demand or 0)
+        if usd.is_finite() and usd > 0 and float(row.vcpus) >= VCPUS and float(row.memory_gib) >= MEMORY_GIB:
+            yield provider, row.region, row.instance_type, usd

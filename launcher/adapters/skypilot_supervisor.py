@@ -21,10 +21,9 @@ from typing import Any
 from zlib import crc32
 
 from launcher.adapters import skypilot_client as client
-from launcher.adapters.skypilot_errors import meaning, refusal
-from launcher.adapters.skypilot_task import HOME, SELF_ENDING, label
+from launcher.adapters import skypilot_clusters as clusters
+from launcher.adapters.skypilot_task import HOME, SELF_ENDING, label, queue_config
 from launcher.core.supervision import MEMORY_GIB, VCPUS, Host, supervisor_name
-from launcher.errors import BackendError, LaunchRefused
 
 IDLE_MINUTES = 1  # once the supervisor has ended there is nothing to wait for
 PYTHON = "3.11"  # that uv installs where the machine's own is older
@@ -32,7 +31,6 @@ MAX_FAILURES = 5  # in a row, of a supervisor that says what is wrong; one that 
 RESTART_SECONDS = 20
 DISTRIBUTION = "spotlaunch"
 
-_DOWN_SECONDS = 600.0
 _MODULES = ("launcher.supervise", "sky", "filelock", "fsspec", "platformdirs", "psutil", "ruamel.yaml", "sqlalchemy")
 _STORES = ("s3fs", "gcsfs", "adlfs", "psycopg")
 _IDENTITY = re.compile(r'^(\s*IdentityFile\s+)"?([^"\n]+?)"?[ \t]*$', re.MULTILINE | re.IGNORECASE)
@@ -149,25 +147,15 @@ def hire(errand: Errand, *, provision_seconds: int) -> None:
 
     Raises: LaunchRefused: it is not granted. BackendError: nobody knows whether it has begun.
     """
-    waits = {"provision_timeout": provision_seconds}
-    queued = {errand.host.provider: waits} if errand.host.provider in ("slurm", "kubernetes") else {}
-    try:
-        client.submit(supervisor_task(errand), name=supervisor_name(errand.run_id), config=queued)
-    except BackendError:
-        raise
-    except Exception as error:
-        raise _refused(error) from error
+    config = queue_config(errand.host.provider, provision_seconds=provision_seconds)
+    clusters.launch(supervisor_task(errand), name=supervisor_name(errand.run_id), config=config)
 
 
 def demand_hired(run_id: str) -> None:
     """Raises: LaunchRefused: the newest launch of the run's supervisor has ended without one. BackendError."""
-    launches = [each for each in client.requests(supervisor_name(run_id)) if each.name.endswith("launch")]
-    newest = max(launches, key=lambda each: each.created_at, default=None)
-    if newest is None or newest.status in ("PENDING", "WAITING", "RUNNING", "SUCCEEDED"):
-        return
-    error = client.outcome(newest.request_id)
-    if error is not None:
-        raise _refused(error) from error
+    newest = clusters.newest_launch(supervisor_name(run_id))
+    if newest is not None:
+        clusters.demand_granted(newest)
 
 
 def dismiss(run_id: str) -> bool:
@@ -176,23 +164,11 @@ def dismiss(run_id: str) -> bool:
     Raises: BackendError: nobody knows whether it is gone.
     """
     name = supervisor_name(run_id)
-    for begun in client.requests(name):
-        if begun.name.endswith("launch") and begun.status in ("PENDING", "WAITING", "RUNNING"):
-            client.cancel(begun.request_id)
-    if not client.ask("status", [name]):
+    clusters.call_off(name)
+    if clusters.find(name) is None:
         return False
-    try:
-        client.ask("down", name, patience_seconds=_DOWN_SECONDS)
-    except BackendError:
-        raise
-    except Exception as error:
-        if meaning(error) != "gone":
-            raise BackendError(f"{name} could not be released: {error}") from error
+    clusters.release(name)
     return True
-
-
-def _refused(error: BaseException) -> LaunchRefused:
-    return LaunchRefused(*(refusal(error) or ("unavailable", f"{type(error).__name__}: {error}")))
 
 
 def user_of_skypilot() -> dict[str, str]:

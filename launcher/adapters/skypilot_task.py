@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 from zlib import crc32
 
+from launcher.core.gravity import store_of
 from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity, Offer
 from launcher.core.pricing import Pool
@@ -29,7 +30,7 @@ KILL_SECONDS = 120  # from the SIGTERM at the end of the money to a SIGKILL: one
 EXIT_MARK = "spotlaunch: exit code"  # SkyPilot keeps no exit codes; the last line of the output does
 
 _PACKAGES = ("fsspec", "psutil", "xxhash")
-_STORES = {"s3": "s3fs", "gs": "gcsfs", "gcs": "gcsfs", "az": "adlfs", "abfs": "adlfs", "abfss": "adlfs"}
+_STORES = {"aws": "s3fs", "gcp": "gcsfs", "azure": "adlfs"}  # what reads a provider's buckets
 SELF_ENDING = frozenset({"aws", "gcp", "azure", "lambda", "runpod", "oci", "nebius", "verda", "kubernetes"})
 _ATTACHED = re.compile(r"(?P<host>.+)\+(?P<count>\d+)x(?P<gpu>.+)")  # a GCP host, and accelerators attached to it
 
@@ -60,13 +61,12 @@ def skypilot_task(request: LaunchRequest, site: Site) -> dict[str, Any]:
 
 def server_config(request: LaunchRequest, site: Site, *, provision_seconds: int) -> dict[str, Any]:
     """What a task may not say for itself: sent beside it, for this one launch."""
-    config: dict[str, Any] = {key: value for key, value in site.config.items() if key in ("aws", "gcp")}
-    if request.placement.offer.provider == "slurm":
-        # a partition that is full is refused, so that the next place is asked; SkyPilot would wait for 24 h
-        config["slurm"] = {"provision_timeout": provision_seconds}
-    if request.placement.offer.provider == "kubernetes":
-        config["kubernetes"] = {"provision_timeout": provision_seconds}
-    return config
+    return {**site.config, **queue_config(request.placement.offer.provider, provision_seconds=provision_seconds)}
+
+
+def queue_config(provider: str, *, provision_seconds: int) -> dict[str, Any]:
+    """A queue that is full is refused, so that the next place is asked; SkyPilot would wait in Slurm's for 24 h."""
+    return {provider: {"provision_timeout": provision_seconds}} if provider in ("slurm", "kubernetes") else {}
 
 
 def _resources(request: LaunchRequest, site: Site) -> dict[str, Any]:
@@ -150,8 +150,8 @@ def _minutes(request: LaunchRequest, pool: Pool | None) -> int | None:
 
 def _setup(request: LaunchRequest) -> str:
     """The user's set-up, then what the hooks import and the training's Python does not have."""
-    scheme = request.env.get("LAUNCH_RUN_URI", "").partition("://")[0]
-    packages = [*_PACKAGES, *filter(None, [_STORES.get(scheme)])]
+    store = store_of(request.env.get("LAUNCH_RUN_URI"))
+    packages = [*_PACKAGES, *([_STORES[store]] if store else [])]
     names = " ".join(packages)
     return "\n".join(
         [

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import pytest
 
 from launcher.adapters import aws_reservations
+from launcher.adapters.aws_client import aws_client
 from launcher.adapters.aws_reservations import demand_room
 from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
@@ -18,6 +20,7 @@ boto3 = pytest.importorskip("boto3")
 stub = pytest.importorskip("botocore.stub")
 
 Answered = Callable[..., None]
+KEYS = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
 
 
 def a_request(*, nodes: int = 2, capacity: Capacity = Capacity.RESERVED, **offer: Any) -> LaunchRequest:
@@ -27,8 +30,7 @@ def a_request(*, nodes: int = 2, capacity: Capacity = Capacity.RESERVED, **offer
 
 @pytest.fixture
 def answered(monkeypatch: pytest.MonkeyPatch) -> Answered:
-    keys = {"aws_access_key_id": "x", "aws_secret_access_key": "x"}
-    client = boto3.client("ec2", region_name="us-east-2", **keys)
+    client = aws_client(boto3.Session(**KEYS), "ec2", "us-east-2")
 
     def answer(*, error: str | None = None, state: str = "active", free: int = 0) -> None:
         stubber = stub.Stubber(client)
@@ -39,7 +41,7 @@ def answered(monkeypatch: pytest.MonkeyPatch) -> Answered:
             asked = {"CapacityReservationIds": ["cr-0a1b"]}
             stubber.add_response("describe_capacity_reservations", {"CapacityReservations": [one]}, asked)
         stubber.activate()
-        monkeypatch.setattr(aws_reservations, "_client", lambda region: client)
+        monkeypatch.setattr(aws_reservations, "aws_client", lambda *_: client)
 
     return answer
 
@@ -74,6 +76,26 @@ def test_no_answer_is_no_refusal(answered: Answered) -> None:
 
     with pytest.raises(BackendError, match="does not say"):
         demand_room(a_request())
+
+
+def test_without_boto3_nothing_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "boto3", None)
+
+    with pytest.raises(BackendError, match="boto3, which is missing"):
+        demand_room(a_request())
+
+
+def test_a_profile_that_nobody_wrote_down_is_no_refusal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AWS_PROFILE", "nobodys")
+
+    with pytest.raises(BackendError, match="nobodys"):
+        demand_room(a_request())
+
+
+def test_a_silent_ec2_keeps_a_supervisor_for_less_than_a_minute() -> None:
+    config = aws_client(boto3.Session(**KEYS), "ec2", "us-east-2").meta.config
+
+    assert (config.connect_timeout + config.read_timeout) * config.retries["total_max_attempts"] < 60
 
 
 @pytest.mark.parametrize(

@@ -83,7 +83,12 @@ def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def offers(home: Path) -> tuple[Offer, ...]:
-    return SkypilotCatalog(folder=folder(home), gpus=load_catalog()).offers(SystemClock().now())
+    return offers_in(home)
+
+
+def offers_in(home: Path) -> tuple[Offer, ...]:
+    catalogues = SkypilotCatalog(folder=folder(home), gpus=load_catalog()).catalogues()
+    return tuple(offer for catalogue in catalogues for offer in catalogue.offers)
 
 
 def requests(*, seed: int, number: int) -> list[Request]:
@@ -163,7 +168,7 @@ def test_where_data_has_to_move_the_choice_differs_for_its_stated_price(three_pl
         Request(gpu="A100-40GB", count=8, nodes=1, places=("aws", "gcp"), data=(*bucket, gb) if gb else None)
         for gb, *_ in MOVES
     ]
-    offers = SkypilotCatalog(folder=folder(three_places), gpus=load_catalog()).offers(SystemClock().now())
+    offers = offers_in(three_places)
 
     chosen = ask_skypilot(three_places, "optimize", [request.to_skypilot() for request in asked])
 

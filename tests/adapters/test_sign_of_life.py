@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import threading
 from pathlib import Path
 
 import pytest
@@ -106,3 +108,24 @@ def test_the_last_words_are_brought_over_at_the_end(uri: str, tmp_path: Path) ->
         path.write_text("final loss 0.1\n")
 
     assert SharedOutput(uri).read(1, after_piece=0) == (b"final loss 0.1\n", 1)
+
+
+def test_an_attempt_may_print_its_last_words_beside_its_successor(
+    uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shared_output, "SHIP_SECONDS", 0.01)
+    paths = {1: tmp_path / "1.log", 2: tmp_path / "2.log"}
+    looks = itertools.count(1)
+    shipped = threading.Event()
+
+    def known() -> dict[int, Path]:
+        match next(looks):
+            case 2:  # both have been brought over as far as they were
+                paths[1].write_text("saved\n")
+            case 3:
+                shipped.set()
+        return paths
+
+    with sharing_output(uri, known):
+        assert shipped.wait(30)
+        assert SharedOutput(uri).read(1, after_piece=0) == (b"saved\n", 1)

@@ -6,105 +6,25 @@ The whole of it runs against a real SkyPilot in `tests/labs`; here each odd answ
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
-from launcher.adapters import skypilot_backend
 from launcher.adapters.skypilot_backend import SkyPilotBackend
 from launcher.adapters.skypilot_task import EXIT_MARK, Site
 from launcher.core.machine import LaunchRequest, Phase
 from launcher.errors import BackendError, LaunchRefused
-from tests.builders import T0, a_placement
+from tests.adapters.api_server import BEGAN, JOB, ApiServer, an_api_server, word
+from tests.builders import RUN, T0, a_placement
 from tests.sim import SimClock
 
-RUN = "digits-20260105-ab12"
-JOB = f"{RUN}-001"
-BEGAN = 1_767_614_400  # T0
-
 pytest.importorskip("sky", reason="SkyPilot is not installed: pip install spotlaunch[sky]")
-from sky import exceptions  # noqa: E402  # only where it is installed
-
-
-def word(value: str) -> SimpleNamespace:
-    return SimpleNamespace(value=value)
-
-
-@dataclass
-class ApiServer:
-    """Clusters, requests and jobs, as SkyPilot's API server would answer for them."""
-
-    clusters: dict[str, dict[str, Any]] = field(default_factory=dict)
-    provider: dict[str, str | None] = field(default_factory=dict)  # what a FORCE status finds; None: gone
-    launches: list[SimpleNamespace] = field(default_factory=list)
-    outcomes: dict[str, BaseException] = field(default_factory=dict)
-    jobs: list[SimpleNamespace] | BaseException = field(default_factory=list)
-    history: list[dict[str, Any]] = field(default_factory=list)
-    output: str = ""
-    submitted: list[str] = field(default_factory=list)
-    cancelled: list[str] = field(default_factory=list)
-
-    def has_up(self, job: str, *, ever_up: bool = True, nodes: int = 1) -> None:
-        self.clusters[job] = {"name": job, "status": word("UP"), "cluster_ever_up": ever_up, "nodes": nodes}
-        self.history.append({"name": job, "launched_at": BEGAN + 60, "usage_intervals": [(BEGAN, None)]})
-
-    def ran(self, status: str, *, job_id: int = 1) -> None:
-        assert isinstance(self.jobs, list)
-        self.jobs.append(SimpleNamespace(job_id=job_id, status=word(status)))
-
-    def ask(self, verb: str, *args: Any, **kwargs: Any) -> Any:
-        match verb:
-            case "status":
-                return self._status(args[0] if args else None, str(kwargs.get("refresh")))
-            case "queue":
-                if isinstance(self.jobs, BaseException):
-                    raise self.jobs
-                return self.jobs
-            case "cost_report":
-                return self.history
-            case "down":
-                self.clusters.pop(args[0])
-        return None
-
-    def _status(self, names: list[str] | None, refresh: str) -> list[dict[str, Any]]:
-        if "FORCE" in refresh:
-            for name, found in self.provider.items():
-                if found is None:
-                    self.clusters.pop(name, None)
-                else:
-                    self.clusters[name]["status"] = word(found)
-        return [c for name, c in self.clusters.items() if names is None or name in names]
-
-    def submit(self, task: Any, *, name: str, config: Any) -> str:
-        self.submitted.append(name)
-        return "r1"
-
-    def requests(self, name: str | None = None) -> list[SimpleNamespace]:
-        return [one for one in self.launches if name in (None, one.cluster_name)]
-
-    def outcome(self, request_id: str) -> BaseException | None:
-        return self.outcomes.get(request_id)
-
-    def cancel(self, request_id: str) -> None:
-        self.cancelled.append(request_id)
-
-    def sky(self) -> SimpleNamespace:
-        return SimpleNamespace(tail_logs=lambda *_, output_stream: output_stream.write(self.output))
-
-    def began(self, status: str, *, request_id: str = "r1", at: float = BEGAN) -> None:
-        self.launches.append(
-            SimpleNamespace(name="sky.launch", cluster_name=JOB, status=status, request_id=request_id, created_at=at)
-        )
+from sky import exceptions  # only where it is installed
 
 
 @pytest.fixture
 def server(monkeypatch: pytest.MonkeyPatch) -> ApiServer:
-    made = ApiServer()
-    monkeypatch.setattr(skypilot_backend, "client", made)
-    return made
+    return an_api_server(monkeypatch)
 
 
 @pytest.fixture
@@ -258,12 +178,9 @@ def test_a_release_ends_a_launch_under_way_and_keeps_the_output(
         backend.launch(request_)
 
 
-def test_a_release_that_left_the_machine_is_not_believed(
-    server: ApiServer, backend: SkyPilotBackend, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_release_that_left_the_machine_is_not_believed(server: ApiServer, backend: SkyPilotBackend) -> None:
     server.has_up(JOB)
-    ask = server.ask
-    monkeypatch.setattr(server, "ask", lambda verb, *args, **kwargs: verb != "down" and ask(verb, *args, **kwargs))
+    server.keeps_machines = True
 
     with pytest.raises(BackendError, match="is still there"):
         backend.stop(JOB)

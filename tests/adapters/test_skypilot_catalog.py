@@ -13,7 +13,6 @@ from launcher.adapters.skypilot_catalog import GCP_BUILT_IN, SOURCE, SkypilotCat
 from launcher.adapters.snapshot_prices import load_catalog
 from launcher.core.offers import Capacity, Offer
 from launcher.errors import InputError
-from launcher.ports import PriceSource
 from tests.adapters.catalogues import AWS, GCP, INFO, LAMBDA, ask_skypilot, draw, folder, n1_machines, write
 
 NOW = datetime(2026, 10, 18, tzinfo=UTC)
@@ -139,18 +138,18 @@ def test_the_prices_are_of_the_download_although_skypilot_touches_the_file_later
 def test_a_file_that_changed_is_read_again_and_one_that_did_not_is_not(tmp_path: Path) -> None:
     path = write(tmp_path, "aws", AWS, [P4D])
     catalog = SkypilotCatalog(folder=folder(tmp_path), gpus=load_catalog())
-    source: PriceSource = catalog
 
-    first, again = source.offers(NOW), catalog.catalogues()
-    assert catalog.catalogues()[0] is again[0]
+    (first,), (again,) = catalog.catalogues(), catalog.catalogues()
     write(tmp_path, "aws", AWS, [P4D, P3_WITHOUT_SPOT])
     os.utime(path, ns=(0, path.stat().st_mtime_ns + 1))
+    (changed,) = catalog.catalogues()
 
-    assert (len(first), len(source.offers(NOW))) == (2, 3)
+    assert again is first
+    assert (len(first.offers), len(changed.offers)) == (2, 3)
 
 
-def test_no_folder_is_no_offer(tmp_path: Path) -> None:
-    assert SkypilotCatalog(folder=tmp_path / "nowhere", gpus=load_catalog()).offers(NOW) == ()
+def test_no_folder_is_no_catalogue(tmp_path: Path) -> None:
+    assert SkypilotCatalog(folder=tmp_path / "nowhere", gpus=load_catalog()).catalogues() == ()
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,15 @@ from launcher.adapters.skypilot_supervisor import (
     MAX_FAILURES,
     Errand,
     configuration,
+    demand_hired,
+    dismiss,
     requirements,
     supervisor_task,
 )
-from launcher.core.supervision import Host
-from launcher.errors import InputError
+from launcher.core.supervision import Host, supervisor_name
+from launcher.errors import BackendError, InputError, LaunchRefused
+from tests.adapters.api_server import BEGAN, ApiServer, an_api_server
+from tests.builders import RUN
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "skypilot"
 AWS = Host(infra="aws/us-east-2", instance_type="m6i.large", usd_per_hour=Decimal("0.096"), basis="list")
@@ -36,7 +40,7 @@ def an_errand(**fields: Any) -> Errand:
         "host": AWS,
         "workdir": "/home/me/llama",
         "packages": {"launcher": "/site/launcher", "trainer_hooks": "/site/trainer_hooks"},
-        "files": {"pricing.yaml": "/home/me/llama/pricing.yaml", "state/clouds.json": "/home/me/state/clouds.json"},
+        "files": {"pricing.yaml": "/home/me/llama/pricing.yaml"},
         "settings": {"LAUNCH_POLL_SECONDS": "5.0"},
         "secrets": {"LAUNCH_LEDGER": "postgresql://ada:secret@db/runs"},
         "environ": {"SKYPILOT_USER_ID": "cafe0001"},
@@ -156,6 +160,46 @@ def test_it_installs_what_the_distribution_names_and_this_very_skypilot() -> Non
     assert {"filelock", "pydantic", "s3fs", "sqlalchemy"} <= set(names)
     assert not {"gcsfs", "torch", "pytest", "psycopg[binary]"} & set(names)
     assert found[-1] == f"skypilot[aws,slurm]=={importlib.metadata.version('skypilot')}"
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> ApiServer:
+    return an_api_server(monkeypatch)
+
+
+def test_its_machine_is_ended_with_a_launch_that_is_under_way(server: ApiServer) -> None:
+    server.has_up(supervisor_name(RUN))
+    server.began("RUNNING", name=supervisor_name(RUN))
+
+    assert dismiss(RUN)
+    assert (server.clusters, server.cancelled) == ({}, ["r1"])
+
+
+def test_a_machine_that_skypilot_does_not_know_here_is_not_ended(server: ApiServer) -> None:
+    assert not dismiss(RUN)
+
+
+def test_a_release_that_left_its_machine_is_not_believed(server: ApiServer) -> None:
+    server.has_up(supervisor_name(RUN))
+    server.keeps_machines = True
+
+    with pytest.raises(BackendError, match="is still there"):
+        dismiss(RUN)
+
+
+class ResourcesUnavailableError(Exception):
+    """As SkyPilot calls it."""
+
+
+def test_the_newest_launch_says_whether_its_machine_is_granted(server: ApiServer) -> None:
+    server.outcomes["r1"] = ResourcesUnavailableError("none left")
+
+    demand_hired(RUN)
+    server.began("FAILED", name=supervisor_name(RUN))
+    with pytest.raises(LaunchRefused, match="none left"):
+        demand_hired(RUN)
+    server.began("RUNNING", name=supervisor_name(RUN), request_id="r2", at=BEGAN + 60)
+    demand_hired(RUN)
 
 
 COLUMNS = "InstanceType,AcceleratorName,AcceleratorCount,vCPUs,MemoryGiB,Price,SpotPrice,Region"

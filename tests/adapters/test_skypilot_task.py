@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +15,14 @@ import pytest
 from ruamel.yaml import YAML
 
 from launcher.adapters.skypilot_task import EXIT_MARK, Site, server_config, skypilot_task
+from launcher.core.gravity import STORES
 from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
 from launcher.core.pricing import Pool
 from tests.builders import a_placement, an_offer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "skypilot"
+LIBRARIES = {"aws": "s3fs", "gcp": "gcsfs", "azure": "adlfs"}
 JOB = "llama-sft-20260105-ab12-003"
 
 
@@ -187,6 +190,15 @@ def test_a_sigterm_reaches_a_trainer_behind_a_script_and_its_save_is_waited_for(
 
     assert output.splitlines() == ["saved", f"{EXIT_MARK} 75 (node 0)"]
     assert process.returncode == 75
+
+
+@pytest.mark.parametrize("scheme", STORES)
+def test_for_every_store_its_library_is_installed(scheme: str) -> None:
+    request = replace(a_request(), env={"LAUNCH_RUN_URI": f"{scheme}://ckpts/llama"})
+
+    setup = str(skypilot_task(request, Site(hooks="/hooks"))["setup"])
+
+    assert f"fsspec, psutil, xxhash, {LIBRARIES[STORES[scheme]]}'" in setup
 
 
 def test_packages_of_the_hooks_are_installed_only_where_they_are_missing(started: Started, tmp_path: Path) -> None:

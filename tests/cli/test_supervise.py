@@ -19,6 +19,7 @@ from launcher.adapters.system_clock import SystemClock
 from launcher.core.events import AttemptRequested, Event, RunFinished
 from launcher.core.state import fold, supervisor_usd
 from launcher.core.supervision import Sign
+from launcher.errors import BackendError
 from tests.builders import RUN, a_placement, a_submit
 from tests.cli.conftest import Launch
 from tests.core.test_supervision import hired
@@ -97,6 +98,17 @@ class ResourcesUnavailableError(Exception):
     """As SkyPilot calls it."""
 
 
+def hire_on_slurm(clouds: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A supervisor's machine is a partition's node at $60 an hour, in a ledger that both sides share."""
+    monkeypatch.setattr("launcher.wiring.Wiring.has_skypilot", True)
+    monkeypatch.setenv("LAUNCH_LEDGER", f"file://{clouds}/ledger")
+    monkeypatch.setenv("LAUNCH_SUPERVISOR_INFRA", "slurm/lab/cpu")
+    monkeypatch.setenv("LAUNCH_SUPERVISOR_USD_PER_HOUR", "60")
+    monkeypatch.setenv("LAUNCH_STATE_FOLDER", str(clouds / "state"))
+    (clouds / "state").mkdir()
+    (clouds / "state/clouds.json").write_text('{"checked_at": "2026-01-05T12:00:00Z", "enabled": ["aws", "slurm"]}')
+
+
 def test_a_machine_that_is_not_granted_is_not_billed_and_the_run_waits_for_a_supervisor(
     clouds: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -111,13 +123,7 @@ def test_a_machine_that_is_not_granted_is_not_billed_and_the_run_waits_for_a_sup
     monkeypatch.setattr(f"{client}.requests", lambda _: [])
     monkeypatch.setattr(f"{client}.ask", lambda *_: [])
     monkeypatch.setattr("launcher.adapters.skypilot_supervisor.user_of_skypilot", dict)
-    monkeypatch.setattr("launcher.wiring.Wiring.has_skypilot", True)
-    monkeypatch.setenv("LAUNCH_LEDGER", f"file://{clouds}/ledger")
-    monkeypatch.setenv("LAUNCH_SUPERVISOR_INFRA", "slurm/lab/cpu")
-    monkeypatch.setenv("LAUNCH_SUPERVISOR_USD_PER_HOUR", "60")
-    monkeypatch.setenv("LAUNCH_STATE_FOLDER", str(clouds / "state"))
-    (clouds / "state").mkdir()
-    (clouds / "state/clouds.json").write_text('{"checked_at": "2026-01-05T12:00:00Z", "enabled": ["aws", "slurm"]}')
+    hire_on_slurm(clouds, monkeypatch)
 
     done = launch("train.yaml", "--supervise", "remote", "--approve", "5000", "--detach")
 
@@ -130,6 +136,31 @@ def test_a_machine_that_is_not_granted_is_not_billed_and_the_run_waits_for_a_sup
     assert asked == [f"{run_id}-supervisor"]
     assert supervisor_usd(state, SystemClock().now() + timedelta(days=1)) == 0
     assert "no node in partition cpu" in state.hired[0].detail
+
+
+def test_a_machine_that_may_still_be_there_is_billed_until_it_is_known_to_be_gone(
+    clouds: Path, launch: Launch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> str:
+        raise ResourcesUnavailableError("no node in partition cpu")
+
+    def stays(*_: object) -> bool:
+        raise BackendError("it is still there after its release")
+
+    monkeypatch.setattr("launcher.adapters.skypilot_client.submit", refuse)
+    monkeypatch.setattr("launcher.adapters.skypilot_client.requests", lambda _: [])
+    monkeypatch.setattr("launcher.adapters.outpost.Outpost.dismiss", stays)
+    monkeypatch.setattr("launcher.adapters.skypilot_supervisor.user_of_skypilot", dict)
+    hire_on_slurm(clouds, monkeypatch)
+
+    done = launch("train.yaml", "--supervise", "remote", "--approve", "5000", "--detach")
+
+    ledger = ObjectLedger(f"file://{clouds}/ledger")
+    state = fold(None, ledger.read(ledger.run_ids()[0]))
+    assert state is not None
+    assert "may still be there" in done.err
+    assert state.hired[0].until is None
+    assert supervisor_usd(state, SystemClock().now() + timedelta(days=1)) > 1000
 
 
 @pytest.fixture

@@ -65,6 +65,7 @@ def stop(by: str) -> StopRequested:
     [
         ("s3://bucket/ledger", True),
         ("gs://bucket", True),
+        ("abfss://container/ledger", True),
         ("file:///shared/ledger", True),
         ("sqlite:////home/ada/ledger.db", False),
         ("postgresql+psycopg://db/ledger", False),

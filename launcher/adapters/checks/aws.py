@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from launcher.adapters.aws_client import aws_client
 from launcher.core.checkup import SPOT_QUOTAS, Check, spot_quotas
 
 _NOT_LET_IN = {
@@ -31,7 +32,7 @@ def account(regions: Sequence[str], gpus: Mapping[str, int]) -> list[Check]:
             fix = "`aws configure`, or `aws sso login`"
             found = "no credentials on this machine"
             return [Check(name="aws account", state="failed", found=found, fix=fix, is_credentials=True)]
-        who = _client(session, "sts", None).get_caller_identity()
+        who = aws_client(session, "sts", None).get_caller_identity()
     except (BotoCoreError, ClientError) as error:
         is_credentials = _code(error) in _NOT_LET_IN or "Credential" in type(error).__name__
         fix = "`aws sts get-caller-identity` must answer; `aws configure` or `aws sso login` sets it up"
@@ -47,7 +48,7 @@ def _quotas(session: Any, region: str, gpus: Mapping[str, int]) -> Check:
     from botocore.exceptions import BotoCoreError, ClientError
 
     try:
-        client = _client(session, "service-quotas", region)
+        client = aws_client(session, "service-quotas", region)
         vcpus = {quota.code: _quota(client, quota.code) for quota in SPOT_QUOTAS}
     except (BotoCoreError, ClientError) as error:
         name, fix = f"aws spot quota {region}", "allow servicequotas:GetServiceQuota to have it looked up"
@@ -66,13 +67,6 @@ def _quota(client: Any, code: str) -> float:
             raise
         answer = client.get_aws_default_service_quota(ServiceCode="ec2", QuotaCode=code)
     return float(answer["Quota"]["Value"])
-
-
-def _client(session: Any, service: str, region: str | None) -> Any:
-    from botocore.config import Config  # type: ignore[import-untyped]  # see above
-
-    config = Config(connect_timeout=5, read_timeout=10, retries={"total_max_attempts": 2})
-    return session.client(service, region_name=region or session.region_name or "us-east-1", config=config)
 
 
 def _code(error: Exception) -> str:

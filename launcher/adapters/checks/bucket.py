@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
-import tempfile
 import uuid
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from launcher.adapters.fsspec_probe import FsspecProbe
+from launcher.adapters.fsspec_probe import look_into
 from launcher.adapters.system_clock import SystemClock
 from launcher.core.checkup import Check, wants_credentials
 from launcher.core.gravity import Found, store_of
@@ -39,6 +38,7 @@ _SIGNERS = ("NoCredentials", "InvalidAccessKeyId", "SignatureDoesNotMatch", "Exp
 def writable_folder(uri: str) -> list[Check]:
     """Of a folder of runs: an object is listed, created, read, not overwritten, and deleted; nothing stays behind."""
     uri = uri.removeprefix("file://")
+    uri = uri if "://" in uri else str(Path(uri).expanduser())
     name = f"bucket {uri}" if "://" in uri else f"folder {uri}"
     if "://" not in uri and not Path(uri).exists():
         return [_no_folder_yet(name, Path(uri))]
@@ -47,15 +47,15 @@ def writable_folder(uri: str) -> list[Check]:
     except (ImportError, ValueError) as error:
         fix = "install the extra for it: spotlaunch[s3], [gcs] or [azure]"
         return [Check(name=name, state="failed", found=f"no library reads it: {error}", fix=fix)]
-    step, place = "list", f".doctor-{uuid.uuid4().hex[:12]}"
+    place = f".doctor-{uuid.uuid4().hex[:12]}"
     try:
-        for step in _steps(storage, place):  # noqa: B007  # the step that failed is wanted behind the loop
+        for step in _steps(storage, place):  # noqa: B007  # the last one is wanted behind the loop
             pass
     except _Overwritten:
         fix = "two attempts could damage each other's checkpoints: use a store that knows If-None-Match"
         return [Check(name=name, state="failed", found="an object that exists can be overwritten", fix=fix)]
     except OSError as error:
-        return [_refused(name, uri, step=_AFTER[step], error=error)]
+        return [_refused(name, uri, step=step, error=error)]
     finally:
         with suppress(OSError):
             storage.delete(place)
@@ -66,7 +66,7 @@ def writable_folder(uri: str) -> list[Check]:
 def readable_folder(uri: str) -> list[Check]:
     """Of training data: it is there and can be listed, as far as the time allows."""
     try:
-        found = _asked(uri, lists=True)
+        found = look_into(uri, lists=True, seconds=_LISTING_SECONDS, clock=SystemClock())
     except InputError as error:
         (problem,) = error.problems
         needs = _ALLOW.get(store_of(uri) or "", {})
@@ -83,36 +83,23 @@ class _Overwritten(Exception):
     """A second writer of the same name was not refused."""
 
 
-# the step that comes next is the one that failed
-_AFTER = {
-    "list": "list",
-    "listed": "create",
-    "created": "read",
-    "found": "create",
-    "kept": "delete",
-    "deleted": "delete",
-}
-
-
 def _steps(storage: Storage, place: str) -> Iterator[str]:
-    """Each name is yielded once its step is done."""
+    """Each name is yielded before its step is taken: the last one is the one that failed."""
+    yield "list"
     storage.names(place)
-    yield "listed"
+    yield "create"
     storage.put(f"{place}/probe", _PROBE, exclusive=True)
-    yield "created"
+    yield "read"
     if storage.read(f"{place}/probe", limit_bytes=1000) != _PROBE:
         raise OSError(errno.EIO, "what was read is not what was written")
-    yield "found"
-    try:
+    yield "create"
+    with suppress(FileExistsError):
         storage.put(f"{place}/probe", b"another writer", exclusive=True)
-    except FileExistsError:
-        yield "kept"
-    else:
         raise _Overwritten
+    yield "delete"
     storage.delete(place)
     if storage.names(place):
         raise OSError(errno.EPERM, "the object is still there after its removal")
-    yield "deleted"
 
 
 def _refused(name: str, uri: str, *, step: str, error: OSError) -> Check:
@@ -155,18 +142,9 @@ def _region(uri: str) -> str:
     if store_of(uri) is None:
         return ""
     with suppress(InputError):
-        return _where(_asked(uri, lists=False))
+        return _where(look_into(uri, lists=False, seconds=_LISTING_SECONDS, clock=SystemClock()))
     return ", region unknown"
 
 
 def _where(found: Found) -> str:
     return f", in {found.region} ({found.basis})" if found.region else f", region unknown: {found.basis}"
-
-
-def _asked(uri: str, *, lists: bool) -> Found:
-    """Now, and not a day ago. Raises: InputError."""
-    with tempfile.TemporaryDirectory() as folder:
-        probe = FsspecProbe(Path(folder), clock=SystemClock())
-        if lists:
-            return probe.probe(uri, seconds=_LISTING_SECONDS, progress=lambda *_: None)
-        return probe.region(uri, seconds=_LISTING_SECONDS)

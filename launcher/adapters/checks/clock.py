@@ -6,9 +6,9 @@ import time
 import urllib.error
 import urllib.request
 from email.utils import parsedate_to_datetime
-from typing import Any
 from urllib.parse import urlsplit
 
+from launcher.adapters.feeds.https import NoRedirects
 from launcher.core.checkup import Check
 from launcher.core.checkup import clock as judged
 
@@ -39,17 +39,10 @@ def nobody_to_ask() -> list[Check]:
 
 def _date(url: str) -> str:
     request = urllib.request.Request(url, method="HEAD")  # noqa: S310  # http or https: from settings
-    opener = urllib.request.build_opener(_Here)
+    opener = urllib.request.build_opener(NoRedirects)
     try:
         with opener.open(request, timeout=_SECONDS) as answer:
             return str(answer.headers["Date"])
     except urllib.error.HTTPError as answer:  # a refusal has a date, too
         with answer:
             return str(answer.headers["Date"])
-
-
-class _Here(urllib.request.HTTPRedirectHandler):
-    """The time of the server that was asked is wanted, and not of the one it points to."""
-
-    def redirect_request(self, *_args: Any) -> None:
-        return None

@@ -19,6 +19,7 @@ from typing import Any
 from launcher.adapters.checks.clock import clock
 from launcher.adapters.skypilot_catalog import fetched_at
 from launcher.adapters.skypilot_client import sky
+from launcher.adapters.skypilot_clouds import UNPRICED
 from launcher.adapters.system_clock import SystemClock
 from launcher.core.checkup import Check, CloudState, catalogue, clouds, skypilot_version
 
@@ -27,7 +28,6 @@ _SUMMARY = re.compile(r"^.*Enabled infra\b", re.MULTILINE)
 _MISSING = re.compile(r"not installed|failed to import|no module|importerror|dependencies", re.IGNORECASE)
 _CLOUD = re.compile(r"^  (?P<name>\w+): (?:enabled|disabled)\b.*$", re.MULTILINE)
 _STRANGE = "SkyPilot knows no cloud of that name"
-_UNPRICED = frozenset({"kubernetes", "slurm", "ssh", "vsphere"})  # the user's own
 
 
 def skypilot(wanted: Collection[str], catalogues: Path) -> list[Check]:
@@ -46,7 +46,7 @@ def skypilot(wanted: Collection[str], catalogues: Path) -> list[Check]:
         version,
         *_server(package),
         *clouds(states, wanted),
-        *_prices([cloud for cloud in enabled if cloud not in _UNPRICED], catalogues),
+        *_prices([cloud for cloud in enabled if cloud not in UNPRICED], catalogues),
     ]
 
 

@@ -6,7 +6,6 @@ Credentials are those that botocore finds: environment, profile, SSO, instance r
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -14,7 +13,7 @@ from decimal import Decimal, InvalidOperation
 from threading import Lock
 from typing import Any
 
-from launcher.adapters.feeds.port import REQUEST_SECONDS, FeedSilent, Question
+from launcher.adapters.feeds.port import REQUEST_SECONDS, FeedSilent, Question, by_region
 from launcher.core.feeds import Place, Signal
 
 _PRICES, _SCORES = "price", "placement score"
@@ -35,11 +34,8 @@ class AwsFeed:
         A score for one or two types is low by rule, and only some new combinations a day are allowed
         (EC2 user guide, "Spot placement score"): it ranks zones for all wanted types, and promises nothing.
         """
-        by_region: dict[str, list[Place]] = defaultdict(list)
-        for place in places:
-            by_region[place[1]].append(place)
-        prices = [Question(about=_PRICES, where=region, places=tuple(of)) for region, of in sorted(by_region.items())]
-        return (*prices, Question(about=_SCORES, where=min(by_region), places=tuple(places))) if places else ()
+        prices = by_region(_PRICES, places)
+        return (*prices, Question(about=_SCORES, where=prices[0].where, places=tuple(places))) if places else ()
 
     def ask(self, question: Question, now: datetime) -> tuple[Signal, ...]:
         with _translated():

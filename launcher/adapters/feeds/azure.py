@@ -6,7 +6,6 @@ Credentials are those that azure-identity finds (`az login`); the account needs 
 from __future__ import annotations
 
 import logging
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import datetime
 from decimal import Decimal
@@ -16,7 +15,7 @@ from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
 
 from launcher.adapters.feeds.https import ask_json
-from launcher.adapters.feeds.port import FeedSilent, Question
+from launcher.adapters.feeds.port import FeedSilent, Question, by_region
 from launcher.core.feeds import EvictedPercent, Place, Signal
 
 _PRICES, _EVICTIONS = "price", "eviction rate"
@@ -48,10 +47,7 @@ class AzureFeed:
         self._graph_endpoint = graph_endpoint
 
     def questions(self, places: Sequence[Place]) -> tuple[Question, ...]:
-        by_region: dict[str, list[Place]] = defaultdict(list)
-        for place in places:
-            by_region[place[1]].append(place)
-        prices = [Question(about=_PRICES, where=region, places=tuple(of)) for region, of in sorted(by_region.items())]
+        prices = by_region(_PRICES, places)
         return (*prices, Question(about=_EVICTIONS, where="", places=tuple(places))) if places else ()
 
     def ask(self, question: Question, now: datetime) -> tuple[Signal, ...]:

@@ -16,8 +16,8 @@ _MOST_BYTES = 32 << 20
 _LOOPBACK = "127.0.0.1"
 
 
-class _NoRedirects(HTTPRedirectHandler):
-    """urllib would send the token along to whatever host an answer names."""
+class NoRedirects(HTTPRedirectHandler):
+    """Only who was asked may answer: urllib would ask whatever host an answer names, and send a token along."""
 
     def redirect_request(self, req: Request, fp: IO[bytes], code: int, msg: str, headers: Any, newurl: str) -> None:
         return None
@@ -37,7 +37,7 @@ def ask_json(url: str, *, body: object = None, token: str | None = None) -> Any:
         headers["Content-Type"] = "application/json"
     request = Request(url, data=data, headers=headers)  # noqa: S310  # the scheme was looked at
     try:
-        with build_opener(_NoRedirects).open(request, timeout=REQUEST_SECONDS) as answer:
+        with build_opener(NoRedirects).open(request, timeout=REQUEST_SECONDS) as answer:
             return json.loads(answer.read(_MOST_BYTES), parse_float=Decimal)
     except HTTPError as error:
         with error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -27,6 +28,14 @@ class Question:
     @property
     def types(self) -> list[str]:
         return sorted({instance_type for *_, instance_type in self.places})
+
+
+def by_region(about: str, places: Sequence[Place]) -> list[Question]:
+    """A question for each region."""
+    of: dict[str, list[Place]] = defaultdict(list)
+    for place in places:
+        of[place[1]].append(place)
+    return [Question(about=about, where=region, places=tuple(of[region])) for region in sorted(of)]
 
 
 class Feed(Protocol):

@@ -139,6 +139,16 @@ def test_a_folder_of_this_machine_is_tried_and_left_as_it_was(tmp_path: Path) ->
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_folder_below_home_is_tried_where_it_lies(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "runs").mkdir()
+
+    check = one(writable_folder("~/runs"))
+
+    assert (check.name, check.state) == (f"folder {tmp_path}/runs", "ok")
+    assert check.found.startswith("objects can be listed")
+
+
 def test_a_folder_that_is_not_there_yet_is_not_made(tmp_path: Path) -> None:
     assert one(writable_folder(str(tmp_path / "runs"))).state == "ok"
     assert one(writable_folder(f"file://{tmp_path}/runs")).state == "ok"
