@@ -1,0 +1,282 @@
+"""The cheapest way through a spot market that comes and goes, before a deadline: a Markov decision process, solved.
+
+A state is (work left p, slack s, market z, machine), in ticks; time to the deadline is p + s. The market is what one
+sees of spot: `up` by its age or `down` by its age, in the buckets of `EDGES`. Prices are in units of the fallback's.
+
+    fallback trains     F[p,s,z] = min( 1 + E F[p-1,s,z'],  I[p,s,z],  handover )
+    spot trains         S[p,s,b] = k + (1-f)·S[p-1,s,b'] + f·E I[p-1,s,landing]
+    nothing runs        I[p,s,z] = min( E I[p,s-1,z'],  m + E F[p,s-m,z'],  start on spot )
+    start on spot       m ticks are billed, or those until it is lost; then S[p,s-m,b']
+    handover            both are billed for m ticks, the fallback trains on but for the pause at the end
+
+Every choice takes at least a tick of p or s, so all states with the same p + s are solved at once, from 0 upwards.
+Against the best online policy for markets of exactly this law nothing is lost but by the buckets and the tick: on the
+2023 AWS V100 traces of Wu et al. (NSDI 2024) buckets cost less than ages counted in ticks (benchmarks/RESULTS.md).
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_right
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from launcher.core.hazards import Hazards, cumulated
+
+if TYPE_CHECKING:
+    import numpy
+    from numpy.typing import NDArray
+
+    Values = NDArray[numpy.float32]
+    Choices = NDArray[numpy.int8]
+
+EDGES = (0.0, 0.1, 0.2, 0.35, 0.5, 0.75, 1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 12.0, 16.0)  # hours
+_HAIR = 1e-5  # ticks of the fallback: of two ways that cost the same, the one that ends earlier is better
+_NEVER = 1e6  # ticks of the fallback: what a state costs from which the deadline is lost
+
+Idle = Literal["wait", "fallback", "spot"]
+OnFallback = Literal["stay", "leave", "hand_over"]
+_IDLE: tuple[Idle, ...] = ("fallback", "spot", "wait")  # of ways that cost the same, the first
+_ON_FALLBACK: tuple[OnFallback, ...] = ("stay", "leave", "hand_over")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Game:
+    """What the market offers: `price` is spot's share of the fallback's; a change of machine takes `changeover_hours`.
+
+    `lives` and `returns` are hazards of capacity that is there and of outages. `elsewhere` is the chance that another
+    place has capacity when one loses it. With a handover training stands still for `pause_hours`; `None`: no handover.
+    """
+
+    price: float
+    changeover_hours: float
+    lives: Hazards
+    returns: Hazards
+    elsewhere: float = 0.0
+    pause_hours: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sight:
+    """What is seen of spot capacity: whether it is there, and for how long that has been so."""
+
+    is_up: bool
+    age_hours: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Table:
+    """The solution: choices for every state, and what an hour of slack is worth."""
+
+    tick_hours: float
+    idle_choices: Choices  # [work ticks, slack ticks, market]
+    fallback_choices: Choices
+    idle_costs: Values  # [work ticks, slack ticks], in ticks of the fallback, where an outage has just begun
+
+    def idle(self, *, work_hours: float, slack_hours: float, sight: Sight) -> Idle:
+        """What to do where nothing runs."""
+        return _IDLE[int(self.idle_choices[self._at(work_hours, slack_hours, sight)])]
+
+    def on_fallback(self, *, work_hours: float, slack_hours: float, sight: Sight) -> OnFallback:
+        """What to do while the fallback trains; after `leave`, ask `idle`."""
+        return _ON_FALLBACK[int(self.fallback_choices[self._at(work_hours, slack_hours, sight)])]
+
+    def slack_price(self, *, work_hours: float, slack_hours: float) -> float:
+        """What an hour of slack is worth during an outage, in units of the fallback's price; at most 1."""
+        work, slack = self._ticks(work_hours, slack_hours)
+        if slack == 0:
+            return 1.0
+        less, more = self.idle_costs[work, slack - 1], self.idle_costs[work, slack]
+        return float(min(1.0, max(0.0, less - more)))
+
+    def _at(self, work_hours: float, slack_hours: float, sight: Sight) -> tuple[int, int, int]:
+        market = bisect_right(EDGES, max(0.0, sight.age_hours)) - 1
+        return (*self._ticks(work_hours, slack_hours), market if sight.is_up else len(EDGES) + market)
+
+    def _ticks(self, work_hours: float, slack_hours: float) -> tuple[int, int]:
+        """Cautious: work is rounded up, slack down."""
+        work, slack = _up(work_hours / self.tick_hours), _down(slack_hours / self.tick_hours)
+        return min(work, len(self.idle_costs) - 1), min(slack, self.idle_costs.shape[1] - 1)
+
+
+def _up(ticks: float) -> int:
+    return max(0, math.ceil(ticks - 1e-9))
+
+
+def _down(ticks: float) -> int:
+    return max(0, math.floor(ticks + 1e-9))
+
+
+def solve(game: Game, *, work_hours: float, slack_hours: float, tick_hours: float) -> Table:
+    """For every amount of work up to `work_hours`, and of slack up to `slack_hours`."""
+    import numpy as np
+
+    market = _market(game, tick_hours)
+    num_work, num_slack = _up(work_hours / tick_hours), _down(slack_hours / tick_hours)
+    shape = (num_work + 1, num_slack + 1)
+    idle_choices = np.zeros((*shape, 2 * len(EDGES)), np.int8)
+    fallback_choices = np.zeros_like(idle_choices)
+    idle_costs = np.full(shape, _NEVER, np.float32)
+    slack = np.arange(num_slack + 1)
+    past: deque[_Front] = deque([_Front.at_the_deadline(num_slack)], maxlen=market.changeover + 1)
+    for left in range(num_work + num_slack + 1):
+        front = past[-1] if left == 0 else _solved(market, past, work=left - slack)
+        if left:
+            past.append(front)
+        known = slack[(left - slack >= 0) & (left - slack <= num_work)]
+        idle_choices[left - known, known] = front.idle_choices[known]
+        fallback_choices[left - known, known] = front.fallback_choices[known]
+        idle_costs[left - known, known] = front.idle[known, len(EDGES)]
+    return Table(
+        tick_hours=tick_hours, idle_choices=idle_choices, fallback_choices=fallback_choices, idle_costs=idle_costs
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Market:
+    """A tick of the market, as matrices over its states (of columns, so that values are multiplied from the left)."""
+
+    price: float
+    changeover: int
+    pause: int | None
+    moves: Values  # [2·buckets, 2·buckets]: as somebody sees it who has no machine there
+    moves_of_changeover: Values
+    survivors: Values  # [j, buckets, buckets]: of spot, alive j ticks later, by its bucket then
+    deaths: Values  # [j, buckets]: in the tick after j others
+    landing: Values  # [2·buckets]: what one sees when spot is lost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class _Front:
+    """All states with as many ticks to the deadline, by slack: costs and choices."""
+
+    idle: Values  # [slack, 2·buckets]
+    fallback: Values  # [slack, 2·buckets]
+    spot: Values  # [slack, buckets]
+    idle_choices: Choices
+    fallback_choices: Choices
+
+    @staticmethod
+    def at_the_deadline(num_slack: int) -> _Front:
+        import numpy as np
+
+        def costs(num_markets: int) -> Values:
+            found = np.full((num_slack + 1, num_markets), _NEVER, np.float32)
+            found[0] = 0.0  # no work, no slack
+            return found
+
+        choices = np.zeros((num_slack + 1, 2 * len(EDGES)), np.int8)
+        both, up = 2 * len(EDGES), len(EDGES)
+        return _Front(
+            idle=costs(both), fallback=costs(both), spot=costs(up), idle_choices=choices, fallback_choices=choices
+        )
+
+
+def _solved(market: _Market, past: deque[_Front], *, work: NDArray[numpy.int_]) -> _Front:
+    import numpy as np
+
+    before, up = past[-1], len(EDGES)
+    done = (work <= 0)[:, None]
+    wait = _HAIR + _later(before.idle @ market.moves, 1)
+    train = 1.0 + before.fallback @ market.moves
+    never = np.full_like(wait, _NEVER)
+    spot_start = fallback_start = handover = never
+    if len(past) >= market.changeover:
+        start = past[-market.changeover]
+        fallback_start = _later(market.changeover + start.fallback @ market.moves_of_changeover, market.changeover)
+        spot_start = _only_up(_start_on_spot(market, past))
+        if market.pause is not None:
+            handover = _only_up(_handover(market, past, pause=market.pause))
+    idle = [fallback_start, spot_start, wait]
+    best_idle = np.minimum.reduce(idle)
+    fallback = [train, best_idle, handover]
+    spot = market.price + before.spot @ market.survivors[1] + np.outer(before.idle @ market.landing, market.deaths[0])
+    return _Front(
+        idle=np.where(done, 0.0, best_idle).astype(np.float32),
+        fallback=np.where(done, 0.0, np.minimum.reduce(fallback)).astype(np.float32),
+        spot=np.where(done, 0.0, spot[:, :up]).astype(np.float32),
+        idle_choices=np.argmin(idle, axis=0).astype(np.int8),
+        fallback_choices=np.argmin(fallback, axis=0).astype(np.int8),
+    )
+
+
+def _start_on_spot(market: _Market, past: deque[_Front]) -> Values:
+    """[slack, buckets]: it is billed until it is lost, and trains if it outlives the changeover."""
+    count = market.changeover
+    lost = sum(_later(_outer(past[-1 - j].idle @ market.landing, market.deaths[j]), j + 1) for j in range(count))
+    billed = market.price * market.survivors[:count].sum(axis=(0, 1))
+    return lost + billed + _later(past[-count].spot @ market.survivors[count], count)  # type: ignore[no-any-return]  # numpy's sum
+
+
+def _handover(market: _Market, past: deque[_Front], *, pause: int) -> Values:
+    """[slack, buckets]: the fallback trains until spot is ready, and goes on if spot is lost before."""
+    count = market.changeover
+    lost = sum(_outer(past[-1 - j].fallback @ market.landing, market.deaths[j]) for j in range(count))
+    billed = (1.0 + market.price) * market.survivors[:count].sum(axis=(0, 1))
+    return lost + billed + _later(past[-count].spot @ market.survivors[count], pause)  # type: ignore[no-any-return]  # numpy's sum
+
+
+def _outer(costs: Values, chances: Values) -> Values:
+    return costs[:, None] * chances[None, :]
+
+
+def _later(costs: Values, ticks: int) -> Values:
+    """By slack, of states that have `ticks` less of it; without them the deadline is lost."""
+    import numpy as np
+
+    found = np.full_like(costs, _NEVER)
+    found[ticks:] = costs[: max(0, len(costs) - ticks)]
+    return found
+
+
+def _only_up(costs: Values) -> Values:
+    """By all states of the market; while spot is down it cannot be had."""
+    import numpy as np
+
+    return np.hstack([costs, np.full_like(costs, _NEVER)])
+
+
+def _market(game: Game, tick_hours: float) -> _Market:
+    import numpy as np
+
+    num, changeover = len(EDGES), max(1, round(game.changeover_hours / tick_hours))
+    lost, older = _per_tick(game.lives, tick_hours)
+    found, later = _per_tick(game.returns, tick_hours)
+    ages = _ageing(older)
+    survives = ages * (1.0 - lost)[None, :]
+    landing = np.zeros(2 * num)
+    landing[0], landing[num] = game.elsewhere, 1.0 - game.elsewhere
+    moves = np.zeros((2 * num, 2 * num))
+    moves[:num, :num] = survives
+    moves[:, :num] += np.outer(landing, lost)
+    moves[num:, num:] = _ageing(later) * (1.0 - found)[None, :]
+    moves[0, num:] += found
+    alive = [np.linalg.matrix_power(survives, j) for j in range(changeover + 1)]
+    return _Market(
+        price=game.price,
+        changeover=changeover,
+        pause=None if game.pause_hours is None else min(changeover, max(1, round(game.pause_hours / tick_hours))),
+        moves=moves.astype(np.float32),
+        moves_of_changeover=np.linalg.matrix_power(moves, changeover).astype(np.float32),
+        survivors=np.array(alive, np.float32),
+        deaths=np.array([lost @ each for each in alive[:changeover]], np.float32),
+        landing=landing.astype(np.float32),
+    )
+
+
+def _per_tick(hazards: Hazards, tick_hours: float) -> tuple[NDArray[numpy.float64], NDArray[numpy.float64]]:
+    """By bucket: the chance of the event in a tick, and of ageing into the next bucket."""
+    import numpy as np
+
+    spans = zip(EDGES, (*EDGES[1:], EDGES[-1] + 1.0), strict=True)
+    rates = np.array([(cumulated(hazards, end) - cumulated(hazards, begin)) / (end - begin) for begin, end in spans])
+    ageing = np.minimum(1.0, tick_hours / np.diff(EDGES))
+    return -np.expm1(-rates * tick_hours), np.append(ageing, 0.0)
+
+
+def _ageing(chances: NDArray[numpy.float64]) -> NDArray[numpy.float64]:
+    """[to, from]"""
+    import numpy as np
+
+    return np.diag(1.0 - chances) + np.diag(chances[:-1], k=-1)
