@@ -1,17 +1,18 @@
 """The cheapest way through a spot market that comes and goes, before a deadline: a Markov decision process, solved.
 
 A state is (work left p, slack s, market z, machine), in ticks; time to the deadline is p + s. The market is what one
-sees of spot: `up` by its age or `down` by its age, in the buckets of `EDGES`. Prices are in units of the fallback's.
+sees of the cheapest spot: `up` by its age or `down` by its age, in the buckets of `EDGES`. Dearer spot stands on rungs
+between it and the fallback: had with a chance when asked for, taken at a constant rate. The fallback's price is 1.
 
     fallback trains     F[p,s,z] = min( 1 + E F[p-1,s,z'],  I[p,s,z],  handover )
+    rung trains         R[p,s,z] = min( k + (1-f)·E R[p-1,s,z'] + f·E I[p-1,s,z'],  I[p,s,z],  handover )
     spot trains         S[p,s,b] = k + (1-f)·S[p-1,s,b'] + f·E I[p-1,s,landing]
-    nothing runs        I[p,s,z] = min( E I[p,s-1,z'],  m + E F[p,s-m,z'],  start on spot )
+    nothing runs        B[p,s,z] = min( E I[p,s-1,z'],  m + E F[p,s-m,z'],  start on spot )
+                        I = for each rung, the dearest first: where a start there costs less than I, it with its chance
     start on spot       m ticks are billed, or those until it is lost; then S[p,s-m,b']
-    handover            both are billed for m ticks, the fallback trains on but for the pause at the end
+    handover            both are billed for m ticks, the dearer one trains on but for the pause at the end
 
 Every choice takes at least a tick of p or s, so all states with the same p + s are solved at once, from 0 upwards.
-Against the best online policy for markets of exactly this law nothing is lost but by the buckets and the tick: on the
-2023 AWS V100 traces of Wu et al. (NSDI 2024) buckets cost less than ages counted in ticks (benchmarks/RESULTS.md).
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from __future__ import annotations
 import math
 from bisect import bisect_right
 from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -36,17 +38,27 @@ _HAIR = 1e-5  # ticks of the fallback: of two ways that cost the same, the one t
 _NEVER = 1e6  # ticks of the fallback: what a state costs from which the deadline is lost
 
 Idle = Literal["wait", "fallback", "spot"]
-OnFallback = Literal["stay", "leave", "hand_over"]
+OnMachine = Literal["stay", "leave", "hand_over"]
 _IDLE: tuple[Idle, ...] = ("fallback", "spot", "wait")  # of ways that cost the same, the first
-_ON_FALLBACK: tuple[OnFallback, ...] = ("stay", "leave", "hand_over")
+_ON_MACHINE: tuple[OnMachine, ...] = ("stay", "leave", "hand_over")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rung:
+    """Dearer spot: its price, the chance that it is to be had when it is asked for, and how often it is taken."""
+
+    price: float
+    chance: float
+    preemptions_per_hour: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Game:
-    """What the market offers: `price` is spot's share of the fallback's; a change of machine takes `changeover_hours`.
+    """What the market offers: `price` is that of the cheapest spot; a change of machine takes `changeover_hours`.
 
     `lives` and `returns` are hazards of capacity that is there and of outages. `elsewhere` is the chance that another
-    place has capacity when one loses it. With a handover training stands still for `pause_hours`; `None`: no handover.
+    place of the same price has capacity when one loses it. `rungs` rise in price. With a handover training stands
+    still for `pause_hours`; `None`: there is none.
     """
 
     price: float
@@ -54,12 +66,13 @@ class Game:
     lives: Hazards
     returns: Hazards
     elsewhere: float = 0.0
+    rungs: tuple[Rung, ...] = ()
     pause_hours: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sight:
-    """What is seen of spot capacity: whether it is there, and for how long that has been so."""
+    """What is seen of the cheapest spot: whether it is there, and for how long that has been so."""
 
     is_up: bool
     age_hours: float
@@ -71,16 +84,25 @@ class Table:
 
     tick_hours: float
     idle_choices: Choices  # [work ticks, slack ticks, market]
-    fallback_choices: Choices
+    rungs_asked: Choices  # [rung, work ticks, slack ticks, market]: 1 where a start there is worth it
+    stay_choices: Choices  # [machine, work ticks, slack ticks, market]: of each rung, and of the fallback
     idle_costs: Values  # [work ticks, slack ticks], in ticks of the fallback, where an outage has just begun
 
     def idle(self, *, work_hours: float, slack_hours: float, sight: Sight) -> Idle:
-        """What to do where nothing runs."""
+        """What to do where nothing runs, and no rung that `asks` names has capacity."""
         return _IDLE[int(self.idle_choices[self._at(work_hours, slack_hours, sight)])]
 
-    def on_fallback(self, *, work_hours: float, slack_hours: float, sight: Sight) -> OnFallback:
-        """What to do while the fallback trains; after `leave`, ask `idle`."""
-        return _ON_FALLBACK[int(self.fallback_choices[self._at(work_hours, slack_hours, sight)])]
+    def asks(self, *, work_hours: float, slack_hours: float, sight: Sight) -> tuple[int, ...]:
+        """Rungs to be asked for a machine where nothing runs, in this order."""
+        asked = self.rungs_asked[(slice(None), *self._at(work_hours, slack_hours, sight))]
+        return tuple(rung for rung, is_asked in enumerate(asked) if is_asked)
+
+    def on_rung(self, rung: int, *, work_hours: float, slack_hours: float, sight: Sight) -> OnMachine:
+        """What to do while a rung's machine trains; after `leave`, as where nothing runs."""
+        return _ON_MACHINE[int(self.stay_choices[(rung, *self._at(work_hours, slack_hours, sight))])]
+
+    def on_fallback(self, *, work_hours: float, slack_hours: float, sight: Sight) -> OnMachine:
+        return self.on_rung(-1, work_hours=work_hours, slack_hours=slack_hours, sight=sight)
 
     def slack_price(self, *, work_hours: float, slack_hours: float) -> float:
         """What an hour of slack is worth during an outage, in units of the fallback's price; at most 1."""
@@ -114,22 +136,28 @@ def solve(game: Game, *, work_hours: float, slack_hours: float, tick_hours: floa
 
     market = _market(game, tick_hours)
     num_work, num_slack = _up(work_hours / tick_hours), _down(slack_hours / tick_hours)
-    shape = (num_work + 1, num_slack + 1)
+    shape, num_rungs = (num_work + 1, num_slack + 1), len(game.rungs)
     idle_choices = np.zeros((*shape, 2 * len(EDGES)), np.int8)
-    fallback_choices = np.zeros_like(idle_choices)
-    idle_costs = np.full(shape, _NEVER, np.float32)
+    rungs_asked = np.zeros((num_rungs, *idle_choices.shape), np.int8)
+    stay_choices = np.zeros((num_rungs + 1, *idle_choices.shape), np.int8)
+    idle_costs = np.zeros(shape, np.float32)
     slack = np.arange(num_slack + 1)
-    past: deque[_Front] = deque([_Front.at_the_deadline(num_slack)], maxlen=market.changeover + 1)
-    for left in range(num_work + num_slack + 1):
-        front = past[-1] if left == 0 else _solved(market, past, work=left - slack)
-        if left:
-            past.append(front)
-        known = slack[(left - slack >= 0) & (left - slack <= num_work)]
+    past: deque[_Front] = deque([_at_the_deadline(num_slack, num_rungs)], maxlen=market.changeover + 1)
+    for left in range(1, num_work + num_slack + 1):
+        work = left - slack
+        front = _solved(market, past, is_done=work <= 0)
+        past.append(front)
+        known = slack[(work >= 0) & (work <= num_work)]
         idle_choices[left - known, known] = front.idle_choices[known]
-        fallback_choices[left - known, known] = front.fallback_choices[known]
+        rungs_asked[:, left - known, known] = front.rungs_asked[:, known]
+        stay_choices[:, left - known, known] = front.stay_choices[:, known]
         idle_costs[left - known, known] = front.idle[known, len(EDGES)]
     return Table(
-        tick_hours=tick_hours, idle_choices=idle_choices, fallback_choices=fallback_choices, idle_costs=idle_costs
+        tick_hours=tick_hours,
+        idle_choices=idle_choices,
+        rungs_asked=rungs_asked,
+        stay_choices=stay_choices,
+        idle_costs=idle_costs,
     )
 
 
@@ -140,6 +168,8 @@ class _Market:
     price: float
     changeover: int
     pause: int | None
+    rungs: tuple[Rung, ...]
+    rung_survives: tuple[float, ...]  # a tick
     moves: Values  # [2·buckets, 2·buckets]: as somebody sees it who has no machine there
     moves_of_changeover: Values
     survivors: Values  # [j, buckets, buckets]: of spot, alive j ticks later, by its bucket then
@@ -149,56 +179,95 @@ class _Market:
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class _Front:
-    """All states with as many ticks to the deadline, by slack: costs and choices."""
+    """All states with as many ticks to the deadline: costs and choices."""
 
     idle: Values  # [slack, 2·buckets]
-    fallback: Values  # [slack, 2·buckets]
+    machines: Values  # [machine, slack, 2·buckets]: each rung, and the fallback
     spot: Values  # [slack, buckets]
     idle_choices: Choices
-    fallback_choices: Choices
-
-    @staticmethod
-    def at_the_deadline(num_slack: int) -> _Front:
-        import numpy as np
-
-        def costs(num_markets: int) -> Values:
-            found = np.full((num_slack + 1, num_markets), _NEVER, np.float32)
-            found[0] = 0.0  # no work, no slack
-            return found
-
-        choices = np.zeros((num_slack + 1, 2 * len(EDGES)), np.int8)
-        both, up = 2 * len(EDGES), len(EDGES)
-        return _Front(
-            idle=costs(both), fallback=costs(both), spot=costs(up), idle_choices=choices, fallback_choices=choices
-        )
+    rungs_asked: Choices
+    stay_choices: Choices
 
 
-def _solved(market: _Market, past: deque[_Front], *, work: NDArray[numpy.int_]) -> _Front:
+def _at_the_deadline(num_slack: int, num_rungs: int) -> _Front:
     import numpy as np
 
-    before, up = past[-1], len(EDGES)
-    done = (work <= 0)[:, None]
+    def costs(*shape: int) -> Values:
+        found = np.full(shape, _NEVER, np.float32)
+        found[..., 0, :] = 0.0  # no work, no slack
+        return found
+
+    size = (num_slack + 1, 2 * len(EDGES))
+    return _Front(
+        idle=costs(*size),
+        machines=costs(num_rungs + 1, *size),
+        spot=costs(num_slack + 1, len(EDGES)),
+        idle_choices=np.zeros(size, np.int8),
+        rungs_asked=np.zeros((num_rungs, *size), np.int8),
+        stay_choices=np.zeros((num_rungs + 1, *size), np.int8),
+    )
+
+
+def _solved(market: _Market, past: deque[_Front], *, is_done: NDArray[numpy.bool_]) -> _Front:
+    import numpy as np
+
+    before, done = past[-1], is_done[:, None]
+    never = np.full_like(before.idle, _NEVER)
     wait = _HAIR + _later(before.idle @ market.moves, 1)
-    train = 1.0 + before.fallback @ market.moves
-    never = np.full_like(wait, _NEVER)
-    spot_start = fallback_start = handover = never
-    if len(past) >= market.changeover:
-        start = past[-market.changeover]
-        fallback_start = _later(market.changeover + start.fallback @ market.moves_of_changeover, market.changeover)
-        spot_start = _only_up(_start_on_spot(market, past))
-        if market.pause is not None:
-            handover = _only_up(_handover(market, past, pause=market.pause))
-    idle = [fallback_start, spot_start, wait]
-    best_idle = np.minimum.reduce(idle)
-    fallback = [train, best_idle, handover]
+    can_start = len(past) >= market.changeover
+    starts = (
+        [_start(market, past, n) for n in range(len(before.machines))] if can_start else [never] * len(before.machines)
+    )
+    spot_start = _only_up(_start_on_spot(market, past)) if can_start else never
+    base = [starts[-1], spot_start, wait]
+    idle, asked = _ask_rungs(market, np.minimum.reduce(base), starts)
+    machines, stays = [], []
+    for number in range(len(before.machines)):
+        over = _only_up(_handover(market, past, number)) if can_start and market.pause else never
+        ways = [_train(market, before, number), idle, over]
+        machines.append(np.where(done, 0.0, np.minimum.reduce(ways)))
+        stays.append(np.argmin(ways, axis=0))
     spot = market.price + before.spot @ market.survivors[1] + np.outer(before.idle @ market.landing, market.deaths[0])
     return _Front(
-        idle=np.where(done, 0.0, best_idle).astype(np.float32),
-        fallback=np.where(done, 0.0, np.minimum.reduce(fallback)).astype(np.float32),
-        spot=np.where(done, 0.0, spot[:, :up]).astype(np.float32),
-        idle_choices=np.argmin(idle, axis=0).astype(np.int8),
-        fallback_choices=np.argmin(fallback, axis=0).astype(np.int8),
+        idle=np.where(done, 0.0, idle).astype(np.float32),
+        machines=np.array(machines, np.float32),
+        spot=np.where(done, 0.0, spot).astype(np.float32),
+        idle_choices=np.argmin(base, axis=0).astype(np.int8),
+        rungs_asked=asked,
+        stay_choices=np.array(stays, np.int8),
     )
+
+
+def _ask_rungs(market: _Market, idle: Values, starts: Sequence[Values]) -> tuple[Values, Choices]:
+    """What nothing running costs when rungs may be asked first, and where each is worth it."""
+    import numpy as np
+
+    asked = np.zeros((len(market.rungs), *idle.shape), np.int8)
+    for number, rung in reversed(list(enumerate(market.rungs))):
+        asked[number] = starts[number] < idle - _HAIR
+        with_it = rung.chance * starts[number] + (1.0 - rung.chance) * idle
+        idle = np.where(asked[number], with_it, idle)
+    return idle, asked
+
+
+def _train(market: _Market, before: _Front, number: int) -> Values:
+    """A tick on a machine that stays, or is taken at its end."""
+    stays: Values = before.machines[number] @ market.moves
+    if number == len(market.rungs):
+        return 1.0 + stays
+    survives, taken = market.rung_survives[number], before.idle @ market.moves
+    return market.rungs[number].price + survives * stays + (1.0 - survives) * taken
+
+
+def _start(market: _Market, past: deque[_Front], number: int) -> Values:
+    """A rung that is taken meanwhile is billed to the end of the changeover: a hair dearer than it would be."""
+    count, then = market.changeover, past[-market.changeover]
+    ready = then.machines[number] @ market.moves_of_changeover
+    if number == len(market.rungs):
+        return _later(count + ready, count)
+    survives = market.rung_survives[number] ** count
+    taken = then.idle @ market.moves_of_changeover
+    return _later(market.rungs[number].price * count + survives * ready + (1.0 - survives) * taken, count)
 
 
 def _start_on_spot(market: _Market, past: deque[_Front]) -> Values:
@@ -209,12 +278,17 @@ def _start_on_spot(market: _Market, past: deque[_Front]) -> Values:
     return lost + billed + _later(past[-count].spot @ market.survivors[count], count)  # type: ignore[no-any-return]  # numpy's sum
 
 
-def _handover(market: _Market, past: deque[_Front], *, pause: int) -> Values:
-    """[slack, buckets]: the fallback trains until spot is ready, and goes on if spot is lost before."""
+def _handover(market: _Market, past: deque[_Front], number: int) -> Values:
+    """[slack, buckets]: the machine trains until spot is ready, and goes on if spot is lost before.
+
+    That a rung may itself be taken in these ticks is left out.
+    """
+    assert market.pause is not None
     count = market.changeover
-    lost = sum(_outer(past[-1 - j].fallback @ market.landing, market.deaths[j]) for j in range(count))
-    billed = (1.0 + market.price) * market.survivors[:count].sum(axis=(0, 1))
-    return lost + billed + _later(past[-count].spot @ market.survivors[count], pause)  # type: ignore[no-any-return]  # numpy's sum
+    price = market.rungs[number].price if number < len(market.rungs) else 1.0
+    lost = sum(_outer(past[-1 - j].machines[number] @ market.landing, market.deaths[j]) for j in range(count))
+    billed = (price + market.price) * market.survivors[:count].sum(axis=(0, 1))
+    return lost + billed + _later(past[-count].spot @ market.survivors[count], market.pause)  # type: ignore[no-any-return]  # numpy's sum
 
 
 def _outer(costs: Values, chances: Values) -> Values:
@@ -257,6 +331,8 @@ def _market(game: Game, tick_hours: float) -> _Market:
         price=game.price,
         changeover=changeover,
         pause=None if game.pause_hours is None else min(changeover, max(1, round(game.pause_hours / tick_hours))),
+        rungs=game.rungs,
+        rung_survives=tuple(math.exp(-rung.preemptions_per_hour * tick_hours) for rung in game.rungs),
         moves=moves.astype(np.float32),
         moves_of_changeover=np.linalg.matrix_power(moves, changeover).astype(np.float32),
         survivors=np.array(alive, np.float32),

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.core.hazards import RETURN_HAZARD, Hazards
-from launcher.core.mdp import EDGES, Game, Sight, solve
+from launcher.core.mdp import EDGES, Game, Rung, Sight, solve
 
 pytest.importorskip("numpy")
 
@@ -59,7 +59,43 @@ def the_least(game: Game, *, work: int, slack: int) -> float:
         ways = [wait(work, slack, is_up, bucket), warm_fallback(work, slack, changeover, is_up, bucket)]
         if is_up:
             ways.append(warm_spot(work, slack, changeover, bucket))
-        return min(ways)
+        least = min(ways)
+        for rung in reversed(game.rungs):
+            start = warm_rung(rung, work, slack, is_up, bucket)
+            if start < least:
+                least = rung.chance * start + (1 - rung.chance) * least
+        return least
+
+    def in_ticks(ticks: int, is_up: bool, bucket: int) -> dict[tuple[bool, int], float]:
+        seen = {(is_up, bucket): 1.0}
+        for _ in range(ticks):
+            then: dict[tuple[bool, int], float] = {}
+            for state, chance in seen.items():
+                for p, *following in seen_next(*state):
+                    then[tuple(following)] = then.get(tuple(following), 0.0) + p * chance  # type: ignore[index]  # two
+            seen = then
+        return seen
+
+    @cache
+    def warm_rung(rung: Rung, work: int, slack: int, is_up: bool, bucket: int) -> float:
+        if slack < changeover:
+            return NEVER
+        alive = math.exp(-rung.preemptions_per_hour * TICK * changeover)
+        return rung.price * changeover + sum(
+            p * (alive * on_rung(rung, work, slack - changeover, *z) + (1 - alive) * idle(work, slack - changeover, *z))
+            for z, p in in_ticks(changeover, is_up, bucket).items()
+        )
+
+    @cache
+    def on_rung(rung: Rung, work: int, slack: int, is_up: bool, bucket: int) -> float:
+        if work <= 0:
+            return 0.0
+        alive = math.exp(-rung.preemptions_per_hour * TICK)
+        stay = rung.price + sum(
+            p * (alive * on_rung(rung, work - 1, slack, *z) + (1 - alive) * idle(work - 1, slack, *z))
+            for p, *z in seen_next(is_up, bucket)
+        )
+        return min(stay, idle(work, slack, is_up, bucket))
 
     def wait(work: int, slack: int, is_up: bool, bucket: int) -> float:
         if slack == 0:
@@ -103,10 +139,19 @@ def the_least(game: Game, *, work: int, slack: int) -> float:
     return idle(work, slack, False, 0)
 
 
+RUNGS = (
+    Rung(price=0.4, chance=0.7, preemptions_per_hour=0.4),
+    Rung(price=0.8, chance=0.9, preemptions_per_hour=0.05),
+)
+
+
+@pytest.mark.parametrize("rungs", [(), RUNGS])
 @pytest.mark.parametrize("elsewhere", [0.0, 0.6])
 @pytest.mark.parametrize("changeover_hours", [0.1, 0.3])
-def test_it_costs_what_trying_everything_costs(elsewhere: float, changeover_hours: float) -> None:
-    game = a_game(elsewhere=elsewhere, changeover_hours=changeover_hours)
+def test_it_costs_what_trying_everything_costs(
+    elsewhere: float, changeover_hours: float, rungs: tuple[Rung, ...]
+) -> None:
+    game = a_game(elsewhere=elsewhere, changeover_hours=changeover_hours, rungs=rungs)
 
     table = solve(game, work_hours=2.0, slack_hours=1.2, tick_hours=TICK)
 
@@ -120,6 +165,7 @@ games = st.builds(
     changeover_hours=st.sampled_from([0.1, 0.2, 0.5]),
     elsewhere=st.floats(0.0, 0.9),
     pause_hours=st.sampled_from([None, 0.1]),
+    rungs=st.sampled_from([(), RUNGS]),
 )
 
 
@@ -190,6 +236,19 @@ def test_an_hour_of_slack_is_worth_more_the_less_there_is() -> None:
     assert prices == sorted(prices, reverse=True)
     assert prices[0] == 1.0
     assert 0 <= prices[-1] < 0.5
+
+
+def test_dearer_spot_is_left_alone_while_there_is_time_and_asked_before_the_fallback_is_due() -> None:
+    table = solve(a_game(rungs=RUNGS), work_hours=10.0, slack_hours=6.0, tick_hours=TICK)
+
+    def asked(slack_hours: float) -> tuple[int, ...]:
+        return table.asks(work_hours=10, slack_hours=slack_hours, sight=Sight(is_up=False, age_hours=0.5))
+
+    assert asked(6.0) == ()
+    assert asked(2.0) == (0,)
+    assert asked(0.6) == (0, 1)
+    assert asked(0.1) == ()  # too late for anything but the fallback
+    assert table.on_rung(1, work_hours=10, slack_hours=6, sight=UP) == "leave"
 
 
 def test_what_lies_beyond_the_table_is_answered_from_its_edge() -> None:
