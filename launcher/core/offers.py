@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
 from enum import StrEnum
+from functools import cached_property
 
 CLUSTERS = ("slurm", "kubernetes")  # providers of pools that the user's inventory names
 
@@ -21,7 +22,7 @@ class Capacity(StrEnum):
     ON_DEMAND = "on_demand"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Offer:
     """One instance type that one provider rents in one place, as one kind of capacity.
 
@@ -62,7 +63,7 @@ class Offer:
         lease = math.inf if self.lease_seconds is None else self.lease_seconds
         return lease if self.closes_at is None else max(0.0, min(lease, (self.closes_at - begin).total_seconds()))
 
-    @property
+    @cached_property
     def key(self) -> str:
         """Identity of the offer across price changes."""
         parts = (self.provider, self.region, self.zone or "-", self.instance_type, self.capacity.value)
@@ -91,7 +92,7 @@ class Placement:
     nodes: int
     price: Price
 
-    @property
+    @cached_property
     def usd_per_hour(self) -> Decimal:
         """All nodes."""
         return self.price.usd_per_hour * self.nodes

@@ -6,15 +6,19 @@ import math
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import cached_property
 from typing import Literal
 
 from launcher.core.offers import Capacity, Placement
 from launcher.core.traffic import Traffic, usd_per_gb
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True)
 class Option:
-    """A placement that the run may go to, and what an hour there is good for."""
+    """A placement that the run may go to, and what an hour there is good for.
+
+    Every decision asks all options for what follows from their fields, so that is worked out once.
+    """
 
     placement: Placement
     step_seconds: float
@@ -34,7 +38,7 @@ class Option:
     def egress_usd_per_read(self) -> Decimal:
         return self.traffic.read.egress_usd
 
-    @property
+    @cached_property
     def effective_usd_per_step(self) -> float:
         """Price of a step, with one hour's saves and expected restarts and data reads added to that hour.
 
@@ -45,7 +49,7 @@ class Option:
         saves = float(self.traffic.saves_usd_per_hour)
         return (hourly + saves + restart * self.preemptions_per_hour) * self.step_seconds / 3600
 
-    @property
+    @cached_property
     def arrival_usd(self) -> Decimal:
         """What a start there costs beside the machine."""
         return self.egress_usd_per_read + self.traffic.read.requests_usd + self.traffic.restore.usd + self.move_usd
