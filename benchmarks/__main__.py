@@ -3,6 +3,7 @@
 python -m benchmarks                  start-up and hooks, a minute
 python -m benchmarks checkpoint …     saves beside other libraries; minutes for each size (--help)
 python -m benchmarks recovery LAB     from a preemption to training again, beside SkyPilot's managed jobs (--help)
+python -m benchmarks policy TABLE     what policies cost on public spot traces, beside the optimum (--help)
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import os
 import platform
 import sys
 
-from benchmarks import checkpoint, hooks, recovery, startup
+from benchmarks import checkpoint, hooks, policy, recovery, startup
 
 
 def main(arguments: list[str]) -> None:
@@ -21,6 +22,9 @@ def main(arguments: list[str]) -> None:
         return
     if arguments[:1] == ["recovery"]:
         recovery.main(arguments[1:])
+        return
+    if arguments[:1] == ["policy"]:
+        policy.main(arguments[1:])
         return
     for benchmark in (startup, hooks):
         print(f"## {benchmark.__name__.removeprefix('benchmarks.')}\n")
