@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Iterator
 from email.utils import formatdate
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
 import pytest
 
 from launcher.adapters.checks.clock import clock
 from launcher.core.checkup import Check, State
+from tests.web import Handler, serving
 
 pytestmark = pytest.mark.enable_socket  # on loopback
 
@@ -32,7 +30,7 @@ class Server:
 def server() -> Iterator[Server]:
     told = Server()
 
-    class Handler(BaseHTTPRequestHandler):
+    class Clock(Handler):
         def do_HEAD(self) -> None:
             told.seen.append(self.path)
             self.send_response_only(told.status)
@@ -42,16 +40,9 @@ def server() -> Iterator[Server]:
             self.send_header("Location", "/elsewhere")
             self.end_headers()
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  # the base class calls it so
-            """The tests' output is theirs."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as http:
-        told.url = f"http://127.0.0.1:{http.server_port}/"
-        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(Clock) as url:
+        told.url = f"{url}/"
         yield told
-        http.shutdown()
-        thread.join()
 
 
 def one(url: str) -> Check:
