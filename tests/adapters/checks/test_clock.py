@@ -31,7 +31,7 @@ def server() -> Iterator[Server]:
     told = Server()
 
     class Clock(Handler):
-        def do_HEAD(self) -> None:
+        def do_HEAD(self) -> None:  # noqa: N802  # the name that http.server looks for
             told.seen.append(self.path)
             self.send_response_only(told.status)
             date = formatdate(time.time() + told.ahead_seconds, usegmt=True) if told.date is None else told.date
