@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -25,6 +26,7 @@ from trainer_hooks.journal import Journal
 from trainer_hooks.meter import say
 from trainer_hooks.protocol import checkpoint_name
 from trainer_hooks.ranks import Board, Ranks
+from trainer_hooks.schedule import SaveCost, is_due, least_loss_seconds
 from trainer_hooks.settings import Settings
 from trainer_hooks.storage import LocalStorage, Storage
 
@@ -70,7 +72,9 @@ class Keeper:
         )
         self._shipper = shipper
         self._fences = Fences(objects, self._saver.fence)
+        self._slowed_seconds = slowed_seconds
         self._found_bytes = 0
+        self._has_told_of_loss = False
 
     @property
     def is_saving(self) -> bool:
@@ -125,6 +129,13 @@ class Keeper:
         """Whether this attempt has saved that step, or is about to. All ranks have the same answer."""
         save = self._saver.current
         return self._saver.committed_step == step or (save is not None and save.wanted.step == step)
+
+    def is_due(self, steps: int, *, step_seconds: float) -> bool:
+        """Whether so many steps since the last save began call for the next one. Rank 0's to say."""
+        cost, stakes = self._save_cost(), self._settings.stakes
+        if cost is not None and not self._has_told_of_loss:
+            self._tell_of_loss(least_loss_seconds(step_seconds=step_seconds, cost=cost))
+        return is_due(self._settings.every, steps=steps, step_seconds=step_seconds, cost=cost, stakes=stakes)
 
     def begin(self, wanted: Wanted) -> None:
         """A save at a safe point. Raises: NotLoadable."""
@@ -188,6 +199,33 @@ class Keeper:
         self._saver.close(timeout_seconds=CLOSING_SECONDS if is_alone or not has_failed else FAILED_SECONDS)
         self._board.close(timeout_seconds=PARTING_SECONDS)
         self._fences.remove()
+
+    def _save_cost(self) -> SaveCost | None:
+        """Of the last save, by the training time that it took and not by how long it was written."""
+        costs, shipper = self._saver.costs, self._shipper
+        if costs is None:
+            return None
+        safe_seconds = costs.durable_seconds
+        if shipper is not None and shipper.bytes_per_second and not self._settings.local_survives:
+            safe_seconds += costs.written_bytes / shipper.bytes_per_second
+        return SaveCost(
+            lost_seconds=costs.lost_seconds(self._slowed_seconds()),
+            durable_seconds=costs.durable_seconds,
+            safe_seconds=safe_seconds,
+        )
+
+    def _tell_of_loss(self, least_seconds: float) -> None:
+        """Once, where the money that may be lost does not last for a step and a save."""
+        covered, hourly = self._settings.stakes.max_loss_seconds, self._settings.price.usd_per_hour
+        if least_seconds <= covered or hourly is None:
+            return
+        self._has_told_of_loss = True
+        asked_usd, least_usd = (float(hourly) * seconds / 3600 for seconds in (covered, least_seconds))
+        say(
+            f"spotlaunch: WARNING: checkpoint.max_loss is ${asked_usd:,.2f} and cannot be kept: as steps and saves are "
+            f"now, an interruption may cost ${math.ceil(least_usd * 100) / 100:,.2f} of machine time; save to a faster "
+            "place or allow more"
+        )
 
     def _begin_or_ship(self, wanted: Wanted) -> None:
         """What is committed on the local disk need not be written again. No save is in flight."""

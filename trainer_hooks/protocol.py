@@ -14,6 +14,7 @@ Readers ignore kinds, fields and files they do not know, so either side may be t
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -83,6 +84,7 @@ class CheckpointTerms:
     checkpoint_audit: bool = False
     checkpoint_local: str | None = None  # absolute path of a folder on a fast local disk
     checkpoint_local_survives: bool = False  # the next attempt finds what lies there
+    checkpoint_max_loss_usd: Decimal | None = None  # of machine time, that an interruption may cost
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +97,7 @@ class Contract(CheckpointTerms):
     notice: tuple[str, ...] = ("signal",)
     notice_seconds: float | None = None
     price_usd_per_hour: Decimal | None = None  # the whole placement, all nodes
+    interruptions_per_hour: float | None = None  # of the whole placement: it is taken, or a node breaks
     spent_usd: Decimal = Decimal(0)  # by the run, before this attempt
     cap_usd: Decimal | None = None
 
@@ -113,9 +116,11 @@ class Contract(CheckpointTerms):
             "LAUNCH_CHECKPOINT_AUDIT": int(self.checkpoint_audit),
             "LAUNCH_CHECKPOINT_LOCAL": self.checkpoint_local,
             "LAUNCH_CHECKPOINT_LOCAL_SURVIVES": int(self.checkpoint_local_survives),
+            "LAUNCH_CHECKPOINT_MAX_LOSS_USD": self.checkpoint_max_loss_usd,
             "LAUNCH_NOTICE": ",".join(self.notice),
             "LAUNCH_NOTICE_SECONDS": self.notice_seconds,
             "LAUNCH_PRICE_USD_PER_HOUR": self.price_usd_per_hour,
+            "LAUNCH_INTERRUPTIONS_PER_HOUR": self.interruptions_per_hour,
             "LAUNCH_SPENT_USD": self.spent_usd,
             "LAUNCH_CAP_USD": self.cap_usd,
         }
@@ -144,6 +149,7 @@ class Contract(CheckpointTerms):
             notice=tuple(filter(None, environ.get("LAUNCH_NOTICE", "signal").split(","))),
             notice_seconds=_number_or(environ, "LAUNCH_NOTICE_SECONDS", float, None),
             price_usd_per_hour=_number_or(environ, "LAUNCH_PRICE_USD_PER_HOUR", Decimal, None),
+            interruptions_per_hour=_interruptions_per_hour(environ),
             spent_usd=_number_or(environ, "LAUNCH_SPENT_USD", Decimal, Decimal(0)),
             cap_usd=_number_or(environ, "LAUNCH_CAP_USD", Decimal, None),
         )
@@ -164,6 +170,7 @@ def checkpoint_terms(environ: Mapping[str, str]) -> CheckpointTerms:
         checkpoint_audit=_switch(environ, "LAUNCH_CHECKPOINT_AUDIT"),
         checkpoint_local=_local(environ),
         checkpoint_local_survives=_switch(environ, "LAUNCH_CHECKPOINT_LOCAL_SURVIVES"),
+        checkpoint_max_loss_usd=_max_loss_usd(environ),
     )
 
 
@@ -310,6 +317,20 @@ def _local(environ: Mapping[str, str]) -> str | None:
     if text is not None and not PurePosixPath(text).is_absolute():
         raise ProtocolError(f"LAUNCH_CHECKPOINT_LOCAL is {text!r}; give an absolute path, e.g. /mnt/nvme/checkpoints")
     return text
+
+
+def _max_loss_usd(environ: Mapping[str, str]) -> Decimal | None:
+    usd = _number_or(environ, "LAUNCH_CHECKPOINT_MAX_LOSS_USD", Decimal, None)
+    if usd is not None and not (usd.is_finite() and usd > 0):
+        raise ProtocolError(f"LAUNCH_CHECKPOINT_MAX_LOSS_USD is {usd}; give more than 0")
+    return usd
+
+
+def _interruptions_per_hour(environ: Mapping[str, str]) -> float | None:
+    rate = _number_or(environ, "LAUNCH_INTERRUPTIONS_PER_HOUR", float, None)
+    if rate is not None and not (math.isfinite(rate) and rate >= 0):
+        raise ProtocolError(f"LAUNCH_INTERRUPTIONS_PER_HOUR is {rate}; give 0 or more")
+    return rate
 
 
 def _switch(environ: Mapping[str, str], name: str) -> bool:

@@ -44,7 +44,7 @@ from trainer_hooks.notice.listener import Heard
 from trainer_hooks.protocol import EXIT_RESCHEDULE, EndReason, Notice, Started
 from trainer_hooks.ranks import Agreement, find_ranks, steps_until_agreement
 from trainer_hooks.reporter import Reporter
-from trainer_hooks.schedule import Every, is_due
+from trainer_hooks.schedule import Every
 from trainer_hooks.settings import resolve
 from trainer_hooks.storage import Storage, open_storage
 
@@ -273,14 +273,7 @@ class Session:
         return Verdict.SAVE if urgent is Verdict.SAVE or self._is_save_due() else Verdict.GO_ON
 
     def _is_save_due(self) -> bool:
-        costs = self._keeper.costs
-        return is_due(
-            self._settings.every,
-            steps=self.step - self._saved_at_step,
-            step_seconds=self._pace.step_seconds or 0.0,
-            lost_seconds=costs.lost_seconds(self._pace.slowed_seconds()) if costs else None,
-            durable_seconds=costs.durable_seconds if costs else None,
-        )
+        return self._keeper.is_due(self.step - self._saved_at_step, step_seconds=self._pace.step_seconds or 0.0)
 
     def _steps_to_next(self) -> int:
         """Until the ranks agree again: about a second, and not beyond the next save that is due."""

@@ -6,15 +6,24 @@ The environment is a launcher's contract, or `LAUNCH_CHECKPOINT_*` that somebody
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from pathlib import Path
 
 from trainer_hooks.meter import Price
 from trainer_hooks.notice.sources import default_names
-from trainer_hooks.protocol import AUTO, Best, CheckpointTerms, Contract, SnapshotMode, checkpoint_terms
-from trainer_hooks.schedule import Every
+from trainer_hooks.protocol import (
+    AUTO,
+    Best,
+    CheckpointTerms,
+    Contract,
+    ProtocolError,
+    SnapshotMode,
+    checkpoint_terms,
+)
+from trainer_hooks.schedule import SECONDS_BETWEEN_PREEMPTIONS, Every, Stakes
 
 RUN_URI = "./spotlaunch-run"
 MIN_KEEP = 2
@@ -37,6 +46,7 @@ class Settings:
     notice: tuple[str, ...]
     notice_seconds: float | None
     price: Price
+    stakes: Stakes = field(default_factory=Stakes)
 
 
 def resolve(environ: Mapping[str, str], *, run_uri: str | None, every: Every | None, keep: int | None) -> Settings:
@@ -66,6 +76,7 @@ def resolve(environ: Mapping[str, str], *, run_uri: str | None, every: Every | N
         notice=contract.notice if contract and "LAUNCH_NOTICE" in environ else default_names(),
         notice_seconds=contract.notice_seconds if contract else None,
         price=price,
+        stakes=_stakes(terms, contract),
     )
 
 
@@ -81,6 +92,22 @@ def _keep(asked: int | None, terms: CheckpointTerms) -> int:
     if keep < MIN_KEEP:
         raise ValueError(f"keep is {keep}; give {MIN_KEEP} or more, so that a damaged checkpoint has one before it")
     return keep
+
+
+def _stakes(terms: CheckpointTerms, contract: Contract | None) -> Stakes:
+    between, rate = SECONDS_BETWEEN_PREEMPTIONS, contract.interruptions_per_hour if contract else None
+    if rate is not None:
+        between = 3600 / rate if rate > 0 else math.inf
+    usd, hourly = terms.checkpoint_max_loss_usd, contract.price_usd_per_hour if contract else None
+    if usd is None:
+        return Stakes(seconds_between_interruptions=between)
+    if hourly is None:
+        raise ProtocolError(
+            f"LAUNCH_CHECKPOINT_MAX_LOSS_USD is {usd}, but only a launcher says what an hour costs; "
+            "give LAUNCH_CHECKPOINT_EVERY_STEPS instead"
+        )
+    covered = float(usd / hourly) * 3600 if hourly > 0 else math.inf
+    return Stakes(seconds_between_interruptions=between, max_loss_seconds=covered)
 
 
 def _own_folder(parent: str, run_id: str, run_uri: str) -> str:

@@ -6,6 +6,7 @@ from decimal import Decimal
 
 from launcher.adapters.local_job import JOB_VARIABLE
 from launcher.core.offers import Placement
+from launcher.core.saving import interruptions_per_hour
 from launcher.core.spec import RunSpec
 from launcher.core.state import job_name
 from trainer_hooks.protocol import CAP_SECONDS, Best, Contract
@@ -27,8 +28,8 @@ def attempt_environment(
     """The spec's variables, and over them what the trainer is told by the launcher.
 
     A trainer lives in real time: `time_scale` market seconds pass in each of its seconds, so it pays that
-    many times the hourly price and has that many times less warning. What it keeps in hand before its cap is
-    made up for, so that in market time it is the same.
+    many times the hourly price, is taken that many times as often, and has that many times less warning. What
+    it keeps in hand before its cap is made up for, so that in market time it is the same.
     """
     hourly = placement.usd_per_hour
     in_hand = hourly * Decimal(str((time_scale - 1) * CAP_SECONDS)) / 3600
@@ -46,9 +47,11 @@ def attempt_environment(
         checkpoint_audit=saving.audit,
         checkpoint_local=saving.local,
         checkpoint_local_survives=saving.local_survives,
+        checkpoint_max_loss_usd=saving.max_loss,
         notice=notice_sources(placement.offer.provider),
         notice_seconds=placement.offer.notice_seconds / time_scale,
         price_usd_per_hour=hourly * Decimal(str(time_scale)),
+        interruptions_per_hour=interruptions_per_hour(placement) * time_scale,
         spent_usd=spent_usd,
         cap_usd=None if cap_usd is None else cap_usd + in_hand,
     )

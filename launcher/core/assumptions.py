@@ -9,7 +9,7 @@ from launcher.core.estimate import Assumption
 from launcher.core.gravity import Tariffs, requests_of
 from launcher.core.offers import Capacity
 from launcher.core.options import Option
-from launcher.core.saving import save_seconds, storage_usd_per_gb_month
+from launcher.core.saving import interval_basis, save_seconds, storage_usd_per_gb_month, unkept_loss_usd
 from launcher.core.spec import Data, RunSpec
 from launcher.core.supervision import Host
 from launcher.core.traffic import Traffic, size
@@ -30,15 +30,20 @@ def assumptions(
     offer, traffic = option.placement.offer, option.traffic
     setup, setup_source = setup_seconds(spec, measured)
     save, save_source = save_seconds(spec, measured)
+    interval, interval_source = interval_basis(spec, option)
     storage, storage_source, _ = storage_usd_per_gb_month(offer, tariffs, uri=traffic.home)
     hourly = option.placement.usd_per_hour.quantize(Decimal("0.01"))
-    times = f"{step.seconds:.4g} s, 80 % within ×/÷ {step.factor80:.2f}"
+    of_what = "cost beside the market " if step.correction else ""  # finished runs are judged by what they cost
+    times = f"{step.seconds:.4g} s, {of_what}80 % within ×/÷ {step.factor80:.2f}"
     saves = f"{save:.3g} s for a save every {interval_seconds / 60:.1f} min"
+    if (unkept_usd := unkept_loss_usd(spec, option)) is not None:
+        saves += f"; an interruption may cost ${unkept_usd:,.2f}, more than checkpoint.max_loss"
     return (
         Assumption(name="step time", value=times, source=step.source),
         Assumption(name="price", value=f"${hourly}/h", source=f"{option.placement.price.basis}; {offer.source}"),
         Assumption(name="set-up", value=f"{setup:.0f} s a start", source=setup_source),
         Assumption(name="save", value=saves, source=save_source),
+        Assumption(name="save interval", value=interval, source=interval_source),
         Assumption(name="storage", value=f"${storage} per GB and month", source=storage_source),
         *_of_data(spec.data, traffic, tariffs),
         *_of_checkpoints(traffic),

@@ -108,6 +108,7 @@ Gigabytes = Annotated[
     _text(or_number=False, example="500 GB"),
 ]
 Usd = Annotated[Decimal, BeforeValidator(parse_usd), Field(ge=0), _text(or_number=True, example="1200 USD")]
+PositiveUsd = Annotated[Decimal, BeforeValidator(parse_usd), Field(gt=0), _text(or_number=True, example="15 USD")]
 Deadline = Annotated[
     datetime | timedelta,
     BeforeValidator(_deadline),
@@ -233,6 +234,10 @@ class Checkpoint(Model):
     )
     size: Gigabytes | None = Field(default=None, description="of one checkpoint; about 14 bytes a parameter with Adam")
     save_seconds: Seconds | None = Field(default=None, description="of training that one save costs")
+    max_loss: PositiveUsd | None = Field(
+        default=None,
+        description="dollars of machine time that an interruption may cost at most, e.g. 15 USD",
+    )
 
     @model_validator(mode="after")
     def _buckets_are_buckets(self) -> Checkpoint:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from launcher.adapters.attempt_env import attempt_environment
-from launcher.core.offers import Placement
+from launcher.core.offers import Capacity, Placement
+from launcher.core.saving import interruptions_per_hour
 from launcher.core.spec import RunSpec
 from tests.local_lab import an_own_offer, placed
 from trainer_hooks.protocol import Best, Contract
@@ -64,6 +65,7 @@ def test_the_whole_environment() -> None:
         "LAUNCH_NOTICE": "ec2,signal",
         "LAUNCH_NOTICE_SECONDS": "120.0",
         "LAUNCH_PRICE_USD_PER_HOUR": "45.000",
+        "LAUNCH_INTERRUPTIONS_PER_HOUR": "0.005555555555555556",
         "LAUNCH_SPENT_USD": "3.21",
         "LAUNCH_CAP_USD": "1118.000",
         "LAUNCH_JOB": "demo-20260501-ab12-002",
@@ -75,6 +77,7 @@ def test_a_trainer_in_a_fast_market_pays_faster_and_is_warned_shorter() -> None:
 
     assert contract is not None
     assert contract.price_usd_per_hour == Decimal(675)
+    assert contract.interruptions_per_hour == pytest.approx(60 / 720)
     assert contract.notice_seconds == 2.0
     assert contract.cap_usd == Decimal(1118) + Decimal("11.25") * 59 * 15 / 3600
 
@@ -99,6 +102,18 @@ def test_how_checkpoints_are_made_and_kept_reaches_the_session() -> None:
     assert found.keep_best == Best(metric="accuracy", mode="max", count=2)
     assert (found.snapshot, found.audit) == ("lazy", True)
     assert (found.local or "").startswith("/mnt/nvme/demo-20260501-ab12-")
+
+
+def test_how_often_the_machine_is_taken_and_what_may_be_lost_reach_the_session() -> None:
+    spot = placed(
+        replace(on_aws().offer, capacity=Capacity.SPOT, preemptions_per_hour=1.0),
+        nodes=2,
+    )
+
+    found = resolve(environment(spot, {"max_loss": "$15"}), run_uri=None, every=None, keep=None).stakes
+
+    assert found.max_loss_seconds == pytest.approx(15 / 22.5 * 3600)
+    assert found.seconds_between_interruptions == pytest.approx(3600 / interruptions_per_hour(spot))
 
 
 def test_without_a_cap_none_is_told() -> None:

@@ -87,6 +87,13 @@ def test_all_problems_come_at_once_in_the_order_of_the_file(tmp_path: Path) -> N
         (("name: digits", "name: digits\ncheckpoint: {snapshot: sometimes}"), 2, "'overlap', 'lazy' or 'blocking'"),
         (("name: digits", "name: digits\ncheckpoint: {local: nvme}"), 2, "write a folder of the training machine"),
         (("name: digits", "name: digits\ncheckpoint: {keep_every_steps: 0}"), 2, "greater than 0"),
+        (
+            ("name: digits", "name: digits\ncheckpoint: {max_loss: $0}"),
+            2,
+            "checkpoint.max_loss is '$0': input",
+        ),
+        (("name: digits", "name: digits\ncheckpoint: {max_loss: -$5}"), 2, "'-$5' is not an amount; write 1200"),
+        (("name: digits", "name: digits\ncheckpoint: {max_loss: 5 min}"), 2, "'5 min' is not an amount; write 1200"),
         (("name: digits", "name: digits\ncheckpoint:\n  keep_best: {metric: 'a:b'}"), 3, "keep_best.metric"),
         (("name: digits", "name: digits\ncheckpoint:\n  keep_best: {mode: min}"), 3, "keep_best.metric"),
         (("name: digits", "name: digits\ncheckpoint: {keep_best: {metric: a, mode: most}}"), 2, "'min' or 'max'"),

@@ -72,6 +72,15 @@ def test_the_last_save_is_waited_for() -> None:
     assert estimate(beside, an_outlook(steps=1000), []).parts["saves"] == Decimal("1.00")
 
 
+def test_a_save_costs_what_it_blocks_and_not_what_it_is_written_for() -> None:
+    """A hundred saves between the steps, and the last one."""
+    beside = on_demand(usd_per_hour="36", save_seconds=1.0, durable_seconds=50.0)
+
+    found = estimate(beside, an_outlook(steps=1000, interval_seconds=100.0, throughput_factor80=1.0), [])
+
+    assert found.parts["saves"] == Decimal("1.00") + Decimal("0.50")
+
+
 def test_100_tb_read_at_9_cents_are_9000_dollars_of_egress() -> None:
     far = an_option(on_demand().placement, traffic=reading(Decimal(9000)))
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader, DistributedSampler
 from tests.hooks.folders import checkpoints, control, launch, of_kind, records
 from tests.hooks.storages import Full
 from tests.hooks.training import Death, Parts, Recipe, train, undisturbed
-from trainer_hooks import CheckpointMismatch, CheckpointsDamaged, NotLoadable, SavingFailed, Session
+from trainer_hooks import CheckpointMismatch, CheckpointsDamaged, NotLoadable, SavingFailed, Session, schedule
 from trainer_hooks.protocol import Committed, Ended, Notice, ProtocolError, Started, Step
 from trainer_hooks.storage import LocalStorage
 
@@ -550,6 +550,39 @@ def test_without_a_price_there_is_no_cap(tmp_path: Path, monkeypatch: pytest.Mon
 
     with a_session(tmp_path) as session:
         assert len(list(session(range(5)))) == 5
+
+
+@pytest.fixture
+def _in_no_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "MIN_SECONDS", 0.01)
+
+
+@pytest.mark.usefixtures("_in_no_time")
+@pytest.mark.parametrize("max_loss_usd", [None, Decimal("0.30")])
+def test_what_may_be_lost_at_most_is_saved_before_it_has_been_spent(
+    max_loss_usd: Decimal | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launch(monkeypatch, tmp_path, price_usd_per_hour=Decimal(3600), checkpoint_max_loss_usd=max_loss_usd)
+
+    with a_session(tmp_path) as session:
+        run(session(range(150)), lambda batch: threading.Event().wait(0.01))  # of 0.30 s at most, a dollar a second
+
+    assert (len(of_kind(Committed, tmp_path)) > 3) is (max_loss_usd is not None)
+
+
+@pytest.mark.usefixtures("_in_no_time")
+def test_a_loss_that_no_saving_can_prevent_is_told_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    launch(monkeypatch, tmp_path, price_usd_per_hour=Decimal(36_000), checkpoint_max_loss_usd=Decimal("0.02"))
+
+    with a_session(tmp_path) as session:
+        run(session(range(60)), lambda batch: threading.Event().wait(0.01))  # a step costs ten cents
+
+    told = [line for line in capsys.readouterr().err.splitlines() if "max_loss" in line]
+    assert len(of_kind(Committed, tmp_path)) > 2
+    assert len(told) == 1
+    assert "checkpoint.max_loss is $0.02 and cannot be kept: as steps and saves are now, an interruption may" in told[0]
 
 
 def test_a_superseded_attempt_saves_nothing_and_leaves(tmp_path: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trainer_hooks.protocol import Best, Committed, Contract, ProtocolError, decode, encode
+from trainer_hooks.schedule import Stakes
 from trainer_hooks.settings import Settings, resolve
 
 NOW = datetime(2026, 11, 21, 4, tzinfo=UTC)
@@ -64,6 +67,49 @@ def test_a_contract_survives_the_environment() -> None:
     contract = replace(LAUNCHED, checkpoint_keep_best=Best(metric="loss"), checkpoint_local="/mnt/nvme")
 
     assert Contract.from_environment(contract.to_environment()) == contract
+
+
+def test_what_an_interruption_costs_and_how_often_it_comes_reaches_the_schedule() -> None:
+    contract = replace(
+        LAUNCHED,
+        price_usd_per_hour=Decimal(180),
+        interruptions_per_hour=0.25,
+        checkpoint_max_loss_usd=Decimal("7.50"),
+    )
+
+    found = settings(contract.to_environment()).stakes
+
+    assert Contract.from_environment(contract.to_environment()) == contract
+    assert found == Stakes(seconds_between_interruptions=4 * 3600.0, max_loss_seconds=150.0)
+
+
+def test_without_a_word_of_interruptions_there_are_three_hours_between_them_and_no_limit() -> None:
+    for environ in ({}, replace(LAUNCHED, price_usd_per_hour=Decimal(9)).to_environment()):
+        assert settings(environ).stakes == Stakes(seconds_between_interruptions=3 * 3600.0, max_loss_seconds=math.inf)
+
+
+def test_a_machine_that_never_fails_or_costs_nothing_has_no_limits() -> None:
+    free = replace(
+        LAUNCHED,
+        price_usd_per_hour=Decimal(0),
+        interruptions_per_hour=0.0,
+        checkpoint_max_loss_usd=Decimal(1),
+    )
+
+    found = settings(free.to_environment()).stakes
+
+    assert found == Stakes(seconds_between_interruptions=math.inf, max_loss_seconds=math.inf)
+
+
+def test_a_limit_of_money_without_a_price_is_not_silently_ignored() -> None:
+    with pytest.raises(ProtocolError, match="MAX_LOSS_USD is 15, but only a launcher says what an hour costs"):
+        settings({"LAUNCH_CHECKPOINT_MAX_LOSS_USD": "15"})
+
+
+@pytest.mark.parametrize("rate", ["-0.1", "nan", "inf", "often"])
+def test_a_malformed_rate_of_interruptions_is_named(rate: str) -> None:
+    with pytest.raises(ProtocolError, match="LAUNCH_INTERRUPTIONS_PER_HOUR"):
+        settings(LAUNCHED.to_environment() | {"LAUNCH_INTERRUPTIONS_PER_HOUR": rate})
 
 
 def test_the_variables_work_by_hand_without_a_launcher() -> None:
@@ -123,6 +169,10 @@ def test_two_runs_of_one_name_do_not_share_a_folder_on_the_local_disk(
         ("KEEP_BEST", "loss:lowest"),
         ("KEEP_BEST", "loss:min:0"),
         ("EVERY_STEPS", "often"),
+        ("MAX_LOSS_USD", "0"),
+        ("MAX_LOSS_USD", "-3"),
+        ("MAX_LOSS_USD", "NaN"),
+        ("MAX_LOSS_USD", "little"),
     ],
 )
 def test_a_malformed_variable_is_named(name: str, value: str) -> None:

@@ -24,6 +24,7 @@ from tests.hooks.training import Death, Parts, Recipe, undisturbed
 from trainer_hooks import CheckpointsDamaged, SavingFailed, Session
 from trainer_hooks.checkpoint.tiers import Shipper
 from trainer_hooks.protocol import Committed, Started
+from trainer_hooks.schedule import SaveCost
 from trainer_hooks.storage import Buffer, LocalStorage, Storage
 
 pytestmark = pytest.mark.system
@@ -126,6 +127,30 @@ def test_the_end_of_a_training_waits_until_all_has_arrived(
         list(session(range(3)))
 
         assert checkpoints(folder) == ["step-3-a1"]
+
+
+@pytest.mark.parametrize("survives", [False, True])
+def test_what_is_on_the_disk_only_is_lost_with_the_machine(
+    survives: bool, folder: Path, disk: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAUNCH_CHECKPOINT_LOCAL_SURVIVES", str(int(survives)))
+    found: list[SaveCost] = []
+
+    def look(session: Session) -> None:
+        settle(session)
+        keeper = session._keeper
+        assert keeper._shipper is not None
+        keeper._shipper.bytes_per_second = 1.0
+        cost = keeper._save_cost()
+        assert cost is not None
+        assert keeper.costs is not None
+        found.append(cost)
+        shipping = 0 if survives else keeper.costs.written_bytes
+        assert cost.safe_seconds == keeper.costs.durable_seconds + shipping > 0
+
+    train(folder, RECIPE, act=at(7, look))
+
+    assert len(found) == 1
 
 
 def test_both_places_are_pruned(folder: Path, disk: Path) -> None:
