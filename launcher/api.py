@@ -19,8 +19,10 @@ from launcher.adapters.system_clock import SystemClock
 from launcher.adapters.yaml_spec import load_spec
 from launcher.core.estimate import Estimate
 from launcher.core.events import (
+    Expected,
     Pace,
     Promise,
+    PromisedStep,
     Quantiles,
     RunReopened,
     RunSubmitted,
@@ -210,6 +212,29 @@ def _promise(chosen: Estimate) -> Promise:
         hours=Quantiles(p10=chosen.hours.p10, p50=chosen.hours.p50, p90=chosen.hours.p90),
         cost_usd=UsdQuantiles(p10=chosen.cost_usd.p10, p50=chosen.cost_usd.p50, p90=chosen.cost_usd.p90),
         basis=_basis(chosen),
+        step=_promised_step(chosen),
+        expected=Expected(
+            preemptions=chosen.preemptions,
+            restart_hours=chosen.preemptions * chosen.option.setup_seconds / 3600,
+            usd_per_hour=chosen.placement.usd_per_hour,
+            parts_usd=dict(chosen.parts),
+            fallback_hours=chosen.fallback_hours,
+            fallback_usd_per_hour=chosen.fallback_usd_per_hour,
+        ),
+    )
+
+
+def _promised_step(chosen: Estimate) -> PromisedStep | None:
+    if chosen.step is None:
+        return None
+    correction = chosen.step.correction
+    return PromisedStep(
+        gpu=chosen.placement.offer.gpu,
+        source=chosen.step.kind,
+        seconds=chosen.step.seconds,
+        factor80=chosen.step.factor80,
+        shift=correction.shift if correction else 1.0,
+        width=correction.width if correction else 1.0,
     )
 
 

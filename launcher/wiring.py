@@ -188,10 +188,12 @@ class Wiring:
         return ask_buckets(named, self.probe, seconds=self.settings.probe_seconds, progress=progress)
 
     def measured(self, spec: RunSpec) -> Measured:
-        """What the ledger's earlier runs of the same workload showed."""
+        """What the ledger's earlier runs of the same workload showed, and how good the estimates of all runs were."""
+        from launcher.core.calibration import corrections
         from launcher.core.history import measured
 
-        return measured(spec, self.states())
+        states = self.states()
+        return replace(measured(spec, states), corrections=corrections(spec, states))
 
     def rules(self, spec: RunSpec) -> Rules:
         """Waiting times; where time is scaled, none is shorter than this machine needs to act.

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 from typer.core import TyperGroup
 
-from launcher.cli import checkpoints, doctor, files, plans, runs
+from launcher.cli import checkpoints, doctor, files, plans, reports, runs
 from launcher.cli.common import console
 
 INTERRUPTED = 130
@@ -39,6 +39,7 @@ runs.register(app)
 files.register(app)
 checkpoints.register(app)
 doctor.register(app)
+reports.register(app)
 
 
 def main() -> None:

@@ -17,6 +17,7 @@ from statistics import NormalDist
 from launcher.core.offers import Placement
 from launcher.core.options import Option
 from launcher.core.rollout import PARTS, Future, Outlook, roll
+from launcher.core.workload import StepTime
 
 NUM_FUTURES = 201  # odd: the median is one of them
 SEED = 20240416
@@ -61,11 +62,16 @@ class Estimate:
     marginal_usd: Decimal  # cash, where a part of the price is paid for anyway
     parts: Mapping[str, Decimal]
     preemptions: float
+    fallback_hours: float  # on the fallback, the mean over futures
+    fallback_usd_per_hour: Decimal | None
     on_time: float | None  # share of futures within the deadline
     assumptions: tuple[Assumption, ...]
+    step: StepTime | None = None  # that all of it rests on
 
 
-def estimate(option: Option, outlook: Outlook, assumptions: Sequence[Assumption]) -> Estimate:
+def estimate(
+    option: Option, outlook: Outlook, assumptions: Sequence[Assumption], *, step: StepTime | None = None
+) -> Estimate:
     """The distribution of cost and time of a run that begins at `option`."""
     futures = sorted(_futures(option, outlook), key=lambda future: future.total_usd)
     costs, lengths = [f.total_usd for f in futures], sorted(f.hours for f in futures)
@@ -75,6 +81,7 @@ def estimate(option: Option, outlook: Outlook, assumptions: Sequence[Assumption]
     high = max(total, _cents(_quantile(costs, 0.9)))
     closing = option.placement.usd_per_hour * Decimal(str(outlook.closing_seconds)) / 3600
     deadline = outlook.hours_to_deadline
+    fallback_usd_per_hour = outlook.fallback.placement.usd_per_hour if outlook.fallback else None
     return Estimate(
         placement=option.placement,
         option=option,
@@ -84,8 +91,11 @@ def estimate(option: Option, outlook: Outlook, assumptions: Sequence[Assumption]
         marginal_usd=_marginal(parts, option),
         parts=parts,
         preemptions=sum(f.preemptions for f in futures) / len(futures),
+        fallback_hours=_fallback_hours(futures, fallback_usd_per_hour),
+        fallback_usd_per_hour=fallback_usd_per_hour,
         on_time=None if deadline is None else sum(h <= deadline for h in lengths) / len(lengths),
         assumptions=tuple(assumptions),
+        step=step,
     )
 
 
@@ -102,6 +112,11 @@ def _draws(count: int) -> tuple[tuple[float, int], ...]:
     zs = [normal.inv_cdf((n + 0.5) / count) for n in range(count)]
     source.shuffle(zs)
     return tuple((z, source.getrandbits(32)) for z in zs)
+
+
+def _fallback_hours(futures: Sequence[Future], usd_per_hour: Decimal | None) -> float:
+    usd = sum(future.usd["fallback"] for future in futures) / len(futures)
+    return usd / float(usd_per_hour) if usd_per_hour else 0.0
 
 
 def _marginal(parts: Mapping[str, Decimal], option: Option) -> Decimal:

@@ -34,12 +34,36 @@ class UsdQuantiles(Stored):
     p90: Decimal
 
 
+class PromisedStep(Stored):
+    """The step time that a promise rests on."""
+
+    gpu: str
+    source: str  # as `workload.StepSource`; a newer launcher may know more of them
+    seconds: float
+    factor80: float  # with 80 % probability a step takes `seconds / factor80` to `seconds · factor80`
+    shift: float = 1.0  # of `seconds`, by recalibration
+    width: float = 1.0  # of ln `factor80`, by recalibration
+
+
+class Expected(Stored):
+    """What a promise is made of: its parts add up to the p50 of the cost, the other figures are means over futures."""
+
+    preemptions: float
+    restart_hours: float
+    usd_per_hour: Decimal  # of the place where the run begins
+    parts_usd: dict[str, Decimal]
+    fallback_hours: float = 0.0
+    fallback_usd_per_hour: Decimal | None = None  # None: no fallback
+
+
 class Promise(Stored):
     """What the user was told before agreeing; the finished run is measured against it."""
 
     hours: Quantiles
     cost_usd: UsdQuantiles
     basis: str
+    step: PromisedStep | None = None  # None: an older launcher kept only `basis`
+    expected: Expected | None = None
 
 
 class Pace(Stored):

@@ -28,7 +28,7 @@ from launcher.core.spec import RunSpec
 from launcher.core.supervision import Host
 from launcher.core.traffic import Charge, Traffic, cheapest_move, move_charge, traffic_at
 from launcher.core.unknown import Unknown
-from launcher.core.workload import Measured, StepTime, setup_seconds, step_time
+from launcher.core.workload import Measured, StepTime, corrected, setup_seconds, step_time
 
 UNASKED_EGRESS_USD = Decimal(25)  # as much as --yes serves without asking
 UNASKED_EGRESS_SHARE = Decimal("0.2")  # of the whole: more of it than that is a decision of its own
@@ -229,7 +229,7 @@ def _limit(spec: RunSpec) -> str:
 
 
 def _speed(gpu: str, spec: RunSpec, book: Book, measured: Measured) -> StepTime | Unknown:
-    return step_time(
+    known = step_time(
         gpu,
         workload=spec.workload,
         gpus=spec.gpus,
@@ -237,6 +237,7 @@ def _speed(gpu: str, spec: RunSpec, book: Book, measured: Measured) -> StepTime 
         history=measured.history,
         catalog=book.catalog,
     )
+    return known if isinstance(known, Unknown) else corrected(known, measured.corrections.get(known.kind))
 
 
 def _hazard(offer: Offer) -> float:
@@ -297,7 +298,7 @@ def _estimates(
             tariffs=book.tariffs,
             host=candidate.host,
         )
-        found.append(estimate(candidate.option, outlook, basis))
+        found.append(estimate(candidate.option, outlook, basis, step=candidate.step))
     return found
 
 

@@ -18,6 +18,7 @@ from launcher.core.events import (
 )
 from launcher.core.offers import Capacity
 from tests.builders import a_placement, a_submit, an_offer
+from tests.finished import a_promise
 
 
 def test_money_keeps_every_digit() -> None:
@@ -61,6 +62,29 @@ def test_a_submit_of_an_older_launcher_waits_for_the_last_save_as_long_as_for_an
 
     assert isinstance(event, RunSubmitted)
     assert event.pace.closing_save_seconds == event.pace.save_seconds == 5
+
+
+def test_a_promise_of_an_older_launcher_does_not_say_what_it_rests_on() -> None:
+    old = json.loads(to_json(a_submit(promise=a_promise())))
+    del old["promise"]["step"], old["promise"]["expected"]
+
+    event = from_json(json.dumps(old))
+
+    assert isinstance(event, RunSubmitted)
+    assert (event.promise.step, event.promise.expected) == (None, None)
+
+
+def test_a_promise_comes_back_whole() -> None:
+    event = a_submit(promise=a_promise())
+
+    assert from_json(to_json(event)) == event
+
+
+def test_a_source_of_step_times_that_a_newer_launcher_knows_is_let_pass() -> None:
+    newer = json.loads(to_json(a_submit(promise=a_promise())))
+    newer["promise"]["step"]["source"] = "probe"
+
+    assert isinstance(from_json(json.dumps(newer)), RunSubmitted)
 
 
 def test_an_unknown_kind_is_an_error() -> None:

@@ -15,7 +15,7 @@ from launcher.core.offers import Capacity, Offer
 from launcher.core.options import Rules
 from launcher.core.planner import Book, Plan, plan, survey, unaccepted_egress_usd, why_nothing
 from launcher.core.pricing import Terms
-from launcher.core.workload import History, Measured
+from launcher.core.workload import Correction, History, Measured
 from tests.builders import T0, a_spec, after, an_offer
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -193,6 +193,17 @@ def test_the_parts_name_egress_and_requests_and_the_assumptions_their_source() -
     assert said["checkpoint traffic"][0].endswith("to s3://c/x")
 
 
+def test_the_interval_between_saves_and_what_it_follows_from_are_among_the_assumptions() -> None:
+    saved = {"snapshot": "blocking", "save_seconds": "2 s"}
+
+    free, limited = (planned(an_offer(), checkpoint=saved | more).best for more in ({}, {"max_loss": "$0.01"}))
+
+    said, told = ({a.name: (a.value, a.source) for a in made.assumptions} for made in (free, limited))
+    assert said["save interval"][1].startswith("auto: Daly's optimum for 0.086 interruptions per hour")
+    assert told["save"][0].endswith("an interruption may cost $0.04, more than checkpoint.max_loss")
+    assert "cannot be kept" in told["save interval"][1]
+
+
 @pytest.mark.parametrize(
     "limit", [{"data": DATA | {"max_egress_usd": 99}}, {"cost": {"max_egress_usd": 99}, "data": DATA}]
 )
@@ -305,3 +316,23 @@ def test_a_reservation_that_closes_before_the_run_would_end_is_no_plan() -> None
     made = planned(an_offer(zone="a"), short, steps=360)
 
     assert [r.reason for r in made.refused] == ["it closes on 2026-01-05 12:30 UTC, before the run would end"]
+
+
+def test_what_finished_runs_taught_is_in_the_estimate_and_says_so() -> None:
+    taught = Measured(corrections={"declared": Correction(shift=1.5, width=4.0, num_runs=7, team="nlp")})
+
+    raw, later = (planned(on_demand(), measured=m).best for m in (Measured(), taught))
+
+    assert float(later.cost_usd.p50 / raw.cost_usd.p50) == pytest.approx(1.5, rel=0.05)
+    assert later.cost_usd.p90 / later.cost_usd.p50 > raw.cost_usd.p90 / raw.cost_usd.p50
+    (told,) = (a for a in later.assumptions if a.name == "step time")
+    assert told.value == f"15 s, cost beside the market 80 % within ×/÷ {1.05**4:.2f}"
+    assert told.source.endswith("; recalibrated by 7 runs of team nlp: +50.0 %, range × 4.0")
+
+
+def test_what_another_source_learnt_changes_no_digit() -> None:
+    others = Measured(corrections={"catalogue": Correction(shift=1.5, width=4.0, num_runs=7, team="nlp")})
+
+    raw, beside = (planned(an_offer(), on_demand(), measured=m) for m in (Measured(), others))
+
+    assert raw.ranked == beside.ranked

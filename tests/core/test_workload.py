@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from launcher.adapters.snapshot_prices import load_catalog
 from launcher.core.spec import Workload
 from launcher.core.unknown import Unknown
-from launcher.core.workload import History, StepTime, step_time
+from launcher.core.workload import Correction, History, StepTime, corrected, step_time
 
 EIGHT_EACH = {"H100": 8, "A100-80GB": 8}
 
@@ -215,3 +215,41 @@ def test_scaling_there_and_back_is_exact(seconds: float, other: str) -> None:
 
     # seven workloads have one in the middle, so the median of the reciprocals is the reciprocal of the median
     assert back == pytest.approx(seconds)
+
+
+@pytest.mark.parametrize(
+    ("known", "kind"),
+    [
+        ({"history": [a_history("H100", 8, 2.0)]}, "history"),
+        ({"step_seconds": {"H100": 2.0}}, "declared"),
+        ({"step_seconds": {"A100-80GB": 2.0}}, "catalogue"),
+        ({"step_seconds": {"T4": 2.0}}, "bandwidth"),
+        ({"model": {"params": 7e9, "tokens_per_step": 1e6}}, "flops"),
+    ],
+)
+def test_a_machine_reads_where_the_step_time_comes_from(known: dict[str, Any], kind: str) -> None:
+    assert on("H100", **known).kind == kind
+
+
+def test_a_correction_moves_both_numbers_and_names_itself() -> None:
+    step = on("H100", step_seconds={"H100": 2.0})
+
+    found = corrected(step, Correction(shift=1.06, width=3.0, num_runs=7, team="nlp"))
+
+    assert found.seconds == pytest.approx(2.12)
+    assert found.factor80 == pytest.approx(1.05**3)
+    assert found.source == f"{step.source}; recalibrated by 7 runs of team nlp: +6.0 %, range × 3.0"
+
+
+def test_no_correction_leaves_the_step_time_alone() -> None:
+    step = on("H100", step_seconds={"H100": 2.0})
+
+    assert corrected(step, None) is step
+
+
+def test_no_number_of_runs_makes_a_range_narrower_than_machines_differ() -> None:
+    found = corrected(on("H100", step_seconds={"H100": 2.0}), Correction(shift=1.0, width=0.1, num_runs=90, team=None))
+
+    assert found.factor80 == 1.03
+    assert found.correction is not None
+    assert 1.05**found.correction.width == pytest.approx(1.03)  # what is said is what was done

@@ -15,6 +15,7 @@ from launcher.render.live import sentence
 from launcher.render.status import run_json, show_run
 from launcher.render.words import Money, size
 from tests.builders import a_placement, a_state, a_submit, after, entries
+from tests.finished import a_finished_run, a_promise
 
 STORED = {"stored_bytes": 2_700_000_000, "kept": 3}
 
@@ -97,3 +98,31 @@ def test_steps_of_damaged_checkpoints_are_shown_with_their_price() -> None:
 )
 def test_a_size_has_the_unit_that_leaves_digits(count: int, text: str) -> None:
     assert size(count) == text
+
+
+def told(state: RunState) -> str:
+    out = io.StringIO()
+    show_run(Console(file=out, width=400), state, after(9000), Money(), supervised=True)
+    return next(line for line in out.getvalue().splitlines() if line.startswith(" Estimate"))
+
+
+def test_a_finished_run_says_what_was_promised_what_it_came_to_and_why() -> None:
+    state = a_finished_run((0, 60, "preempted"), (60, 300, "completed"), promise=a_promise(usd="7"), step_seconds=11.2)
+
+    assert told(state) == (
+        " Estimate  was $7.00 ($6.30 – $7.70) · came to $6.00 (−14.3 %, outside the 80 % range): idle time: +$1.50 · "
+        "0.6 more preemptions than expected (1, not 0.4), restarts of 10 min instead of 3 min: +$1.00 · "
+        "step time +12 %: +$0.60 · other −$4.10"
+    )
+
+
+def test_a_run_that_was_stopped_is_not_measured_against_its_promise() -> None:
+    stopped = a_finished_run(outcome="cancelled")
+
+    assert told(stopped).endswith(" · not scored: it ended cancelled")
+    assert run_json(stopped, after(9000), supervised=True)["drift"] is None
+
+
+def test_a_running_run_says_nothing_of_its_promise_yet() -> None:
+    assert "came to" not in shown(a_run({}))
+    assert "not scored" not in shown(a_run({}))
