@@ -7,6 +7,7 @@ import subprocess
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any, ClassVar
 
 from tests.trainers import last_loss
@@ -67,3 +68,8 @@ class Client(ABC):
                 return run
             time.sleep(self.look_seconds)
         raise AssertionError(self.told(run_id, run))
+
+
+def billed_seconds(attempt: dict[str, Any]) -> float:
+    begin, end = (datetime.fromisoformat(attempt[key]) for key in ("started_at", "billed_until"))
+    return (end - begin).total_seconds()

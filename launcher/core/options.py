@@ -26,6 +26,7 @@ class Option:
     save_seconds: float  # of training that one save costs
     durable_seconds: float  # until it is committed: what is waited for at an attempt's end
     preemptions_per_hour: float  # of a fresh machine; 0 for capacity that stays
+    interval_seconds: float = math.inf  # of training between two saves
     traffic: Traffic = field(default_factory=Traffic)
     move_from: str | None = None  # the home from which the newest checkpoint would be taken there
     move_usd: Decimal = Decimal(0)
@@ -33,6 +34,11 @@ class Option:
     @property
     def capacity(self) -> Capacity:
         return self.placement.offer.capacity
+
+    @property
+    def saving_share(self) -> float:
+        """Of the training time, that saves cost on top."""
+        return self.save_seconds / self.interval_seconds
 
     @property
     def egress_usd_per_read(self) -> Decimal:
@@ -59,8 +65,9 @@ class Option:
         return usd_per_gb(self.move_usd, self.traffic.checkpoint_gb)
 
     def seconds_to_finish(self, steps: int) -> float:
-        """Set-up, steps and a last save; as many of the first and the last as the place's lease makes necessary."""
-        work, around = steps * self.step_seconds, self.setup_seconds + self.durable_seconds
+        """Set-up, steps with their saves, and a last one; as many of the first and the last as the lease demands."""
+        work = steps * self.step_seconds * (1.0 + self.saving_share)
+        around = self.setup_seconds + self.durable_seconds
         lease = self.placement.offer.lease_seconds
         if lease is None:
             return around + work

@@ -204,8 +204,9 @@ def _candidate(
         durable_seconds=durable_seconds(spec, measured),
         preemptions_per_hour=_hazard(offer),
     )
-    hourly = traffic.save.usd * 3600 / Decimal(str(max(1.0, save_interval_seconds(spec, option))))
-    option = replace(option, traffic=replace(traffic, saves_usd_per_hour=hourly))
+    interval = save_interval_seconds(spec, option)
+    hourly = traffic.save.usd * 3600 / Decimal(str(max(1.0, interval)))
+    option = replace(option, interval_seconds=interval, traffic=replace(traffic, saves_usd_per_hour=hourly))
     return Candidate(option=option, step=speed, host=host)
 
 
@@ -275,7 +276,6 @@ def _estimates(
         outlook = Outlook(
             steps=spec.workload.steps,
             throughput_factor80=candidate.step.factor80,
-            interval_seconds=save_interval_seconds(spec, candidate.option),
             idle_seconds=rules.poll_seconds + rules.release_seconds / 2,
             closing_seconds=closing_seconds(rules, candidate.option.durable_seconds, candidate.option.step_seconds),
             elsewhere=tuple(o for o in cheapest if o is not candidate.option),
@@ -294,7 +294,7 @@ def _estimates(
             measured,
             candidate.option,
             step=candidate.step,
-            interval_seconds=outlook.interval_seconds,
+            interval_seconds=candidate.option.interval_seconds,
             tariffs=book.tariffs,
             host=candidate.host,
         )

@@ -208,7 +208,8 @@ def _may_end_late(view: View, live: Attempt) -> bool:
     if offer.capacity is Capacity.SPOT:
         return True
     pace = live.step_seconds or (here.step_seconds if here else 0.0)
-    work_seconds = view.steps_from(max(live.step, view.state.committed_step)) * pace
+    saving_share = here.saving_share if here else 0.0
+    work_seconds = view.steps_from(max(live.step, view.state.committed_step)) * pace * (1.0 + saving_share)
     ends_at = view.now + timedelta(seconds=work_seconds + view.state.submitted.pace.closing_save_seconds)
     return view.slack_seconds >= 0 and ends_at > min(deadline_at, offer.closes_at or deadline_at)
 

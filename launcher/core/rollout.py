@@ -35,7 +35,6 @@ class Outlook:
 
     steps: int
     throughput_factor80: float  # the step time is within [t / f, t · f] in 80 of 100 cases
-    interval_seconds: float  # between saves
     idle_seconds: float  # billed after an attempt's end, until it is released
     closing_seconds: float  # what the supervisor keeps back to save and release in time
     elsewhere: tuple[Option, ...]  # other spot places, cheapest first
@@ -95,7 +94,7 @@ def _attempt(future: Future, place: Option, outlook: Outlook, factor: float, luc
     price = float(place.placement.usd_per_hour)
     step_hours, save_hours = place.step_seconds * factor / 3600, place.save_seconds / 3600
     last_hours = place.durable_seconds / 3600  # the last save is waited for
-    interval_hours = max(outlook.interval_seconds / 3600, step_hours)
+    interval_hours = max(place.interval_seconds / 3600, step_hours)
     per_work = 1.0 + save_hours / interval_hours
     setup, work = place.setup_seconds / 3600, (1.0 - future.done) * outlook.steps * step_hours
     life = _life_hours(place, luck)
@@ -131,10 +130,11 @@ def _fall_back(future: Future, place: Option, outlook: Outlook, factor: float) -
     assert fallback is not None
     _pay_move(future, place, fallback, outlook)
     work_seconds = outlook.steps * rest * fallback.step_seconds * factor
-    seconds = fallback.setup_seconds + work_seconds + fallback.durable_seconds
+    around_seconds = fallback.setup_seconds + fallback.durable_seconds
+    seconds = around_seconds + work_seconds * (1.0 + fallback.saving_share)
     hours = (seconds + outlook.idle_seconds) / 3600
     future.spend("fallback", hours, float(fallback.placement.usd_per_hour))
-    _pay_traffic(future, fallback, outlook, rest, saves=work_seconds / outlook.interval_seconds + 1.0)
+    _pay_traffic(future, fallback, outlook, rest, saves=work_seconds / fallback.interval_seconds + 1.0)
     future.done = 1.0
 
 

@@ -14,18 +14,18 @@ from hypothesis import strategies as st
 
 from launcher.core.estimate import estimate
 from launcher.core.hazards import LIFE_HAZARD
-from launcher.core.offers import Capacity
+from launcher.core.offers import Capacity, Placement
 from launcher.core.options import Option
 from launcher.core.rollout import PARTS, Outlook, _life_hours
 from launcher.core.traffic import Charge, Traffic
-from tests.builders import a_placement, an_offer, an_option, reading
+from tests import builders
+from tests.builders import a_placement, an_offer, reading
 
 
 def an_outlook(**fields: object) -> Outlook:
     plain: dict[str, object] = {
         "steps": 1000,
         "throughput_factor80": 1.05,
-        "interval_seconds": 600.0,
         "idle_seconds": 25.0,
         "closing_seconds": 55.0,
         "elsewhere": (),
@@ -38,6 +38,11 @@ def an_outlook(**fields: object) -> Outlook:
         "storage_usd_per_gb_month": Decimal(0),
     }
     return Outlook(**plain | fields)  # type: ignore[arg-type]
+
+
+def an_option(placement: Placement | None = None, **fields: object) -> Option:
+    """Saved every ten minutes."""
+    return builders.an_option(placement, **{"interval_seconds": 600.0} | fields)
 
 
 def on_demand(**fields: object) -> Option:
@@ -74,9 +79,9 @@ def test_the_last_save_is_waited_for() -> None:
 
 def test_a_save_costs_what_it_blocks_and_not_what_it_is_written_for() -> None:
     """A hundred saves between the steps, and the last one."""
-    beside = on_demand(usd_per_hour="36", save_seconds=1.0, durable_seconds=50.0)
+    beside = on_demand(usd_per_hour="36", save_seconds=1.0, durable_seconds=50.0, interval_seconds=100.0)
 
-    found = estimate(beside, an_outlook(steps=1000, interval_seconds=100.0, throughput_factor80=1.0), [])
+    found = estimate(beside, an_outlook(steps=1000, throughput_factor80=1.0), [])
 
     assert found.parts["saves"] == Decimal("1.00") + Decimal("0.50")
 
@@ -144,9 +149,10 @@ def test_more_preemptions_cost_more_and_take_longer() -> None:
 
 def test_a_notice_that_is_long_enough_saves_the_steps_since_the_last_save() -> None:
     told, untold = (
-        an_option(a_placement(an_offer(notice_seconds=seconds)), preemptions_per_hour=1.0) for seconds in (120.0, 0.0)
+        an_option(a_placement(an_offer(notice_seconds=seconds)), preemptions_per_hour=1.0, interval_seconds=3600.0)
+        for seconds in (120.0, 0.0)
     )
-    long_between_saves = an_outlook(steps=5000, interval_seconds=3600.0)
+    long_between_saves = an_outlook(steps=5000)
 
     lost = [estimate(option, long_between_saves, []).parts["lost"] for option in (told, untold)]
 
@@ -218,7 +224,7 @@ def test_saves_are_paid_for_by_their_number_and_a_start_from_one_by_its_restore(
     )
     firm = replace(on_demand(save_seconds=0.0), traffic=traffic)
 
-    found = estimate(firm, an_outlook(throughput_factor80=1.0, interval_seconds=600.0), [])
+    found = estimate(firm, an_outlook(throughput_factor80=1.0), [])
 
     saves = Decimal(10_000) / 600 + 1
     assert found.parts["egress"] == (2 * saves).quantize(Decimal("0.01"))

@@ -482,6 +482,12 @@ def slack_of(*options: Option, at: float = 300, deadline: float) -> float:
     return View(state=state, options=options, now=after(at), rules=RULES).slack_seconds
 
 
+def test_saves_between_the_steps_are_inside_the_slack() -> None:
+    blocking = replace(ON_DEMAND, save_seconds=60.0, interval_seconds=600.0)
+
+    assert slack_of(ON_DEMAND, deadline=9e5) - slack_of(blocking, deadline=9e5) == 1000  # a tenth of 10,000 s
+
+
 def test_only_a_place_where_the_rest_can_be_done_is_a_fallback() -> None:
     """Reservations that end too early or begin too late, and leases shorter than a start, keep no deadline."""
     far = 300 + WORK_SECONDS + 90_000

@@ -161,7 +161,7 @@ def test_the_cap_counts_it() -> None:
 def test_the_estimate_has_it_as_a_part_of_its_own() -> None:
     option = an_option(preemptions_per_hour=0.0)
     outlook = Outlook(
-        steps=1000, throughput_factor80=1.1, interval_seconds=600, idle_seconds=30, closing_seconds=30, elsewhere=(),
+        steps=1000, throughput_factor80=1.1, idle_seconds=30, closing_seconds=30, elsewhere=(),
         hours_to_deadline=None, fallback=None, fallback_delay_hours=1, reads=0, checkpoint_gb=1, kept=2,
         storage_usd_per_gb_month=Decimal(0),
     )  # fmt: skip

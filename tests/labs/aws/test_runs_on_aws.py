@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.client import billed_seconds
 from tests.labs.aws.lab import AwsLab, obstacle
 from tests.labs.marks import marks
 from tests.labs.user import User
@@ -120,8 +121,10 @@ def test_the_bill_is_what_ec2_says_of_the_machines(lab: AwsLab, user: User) -> N
     (attempt,) = run["attempts"]
     (machine,) = [one for one in lab.instances() if one.tags.get("spotlaunch-run") == run_id]
     (billed,) = [one for one in lab.independent_bill() if one.id == machine.id]
-    ours = Decimal(run["spent_usd"]) / Decimal(attempt["usd_per_hour"]) * 3600
-    assert billed.seconds() <= float(ours) <= billed.seconds() + 30.0  # from our request to EC2's answer, at both ends
+    seconds = billed.seconds()
+    assert seconds <= billed_seconds(attempt) <= seconds + 30.0  # from our request to EC2's answer, at both ends
+    least, most = (Decimal(attempt["usd_per_hour"]) * Decimal(each) / 3600 for each in (seconds, seconds + 30.0))
+    assert round(least, 2) <= Decimal(run["spent_usd"]) <= round(most, 2)
 
 
 def test_one_of_two_machines_killed_without_a_word_moves_both(lab: AwsLab, user: User, tmp_path: Path) -> None:

@@ -7,13 +7,13 @@ import re
 import shutil
 import sys
 from collections.abc import Iterator
-from datetime import datetime
 from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from tests.client import billed_seconds
 from tests.labs.marks import marks
 from tests.labs.slurm import SlurmLab, config, obstacle
 from tests.labs.user import User
@@ -67,11 +67,6 @@ def write(user: User, *, run: str = "python trainer.py", more: str = "") -> None
 
 def attempts(run: dict[str, Any]) -> list[tuple[str, str]]:
     return [(a["capacity"], a["outcome"]) for a in run["attempts"]]
-
-
-def billed_seconds(attempt: dict[str, Any]) -> float:
-    begin, end = (datetime.fromisoformat(attempt[key]) for key in ("started_at", "billed_until"))
-    return (end - begin).total_seconds()
 
 
 def test_a_preempted_training_saves_and_ends_on_reserved_nodes_at_the_undisturbed_loss(
