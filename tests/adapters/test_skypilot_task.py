@@ -120,6 +120,7 @@ def run_script(run: str, **fields: Any) -> str:
     return str(skypilot_task(a_request(run=run, **fields), Site(hooks="/hooks"))["run"])
 
 
+@pytest.mark.system
 def test_torchrun_is_told_of_the_nodes(started: Started) -> None:
     output, _ = started(
         run_script('echo "$PET_NNODES $PET_NODE_RANK $PET_NPROC_PER_NODE $PET_MASTER_ADDR ${PYTHONPATH}"'),
@@ -132,6 +133,7 @@ def test_torchrun_is_told_of_the_nodes(started: Started) -> None:
     assert output.splitlines()[0].endswith("/.spotlaunch/hooks")
 
 
+@pytest.mark.system
 @pytest.mark.parametrize("code", [0, 1, 75])
 def test_the_commands_exit_code_is_kept_and_said(started: Started, code: int) -> None:
     process = started(run_script(f"true\nexit {code}"))
@@ -142,6 +144,7 @@ def test_the_commands_exit_code_is_kept_and_said(started: Started, code: int) ->
     assert output.splitlines()[-1] == f"{EXIT_MARK} {code} (node 0)"
 
 
+@pytest.mark.system
 def test_an_attempt_runs_once_on_a_machine(started: Started) -> None:
     script = run_script("echo trained")
     first, _ = started(script).communicate(timeout=30)
@@ -154,6 +157,7 @@ def test_an_attempt_runs_once_on_a_machine(started: Started) -> None:
     assert second.returncode == 73
 
 
+@pytest.mark.system
 def test_the_money_ends_a_command_that_nobody_watches(started: Started) -> None:
     process = started(run_script("echo began; sleep 60; echo never", paid_seconds=1.2))
 
@@ -176,6 +180,7 @@ time.sleep(60)
 """
 
 
+@pytest.mark.system
 def test_a_sigterm_reaches_a_trainer_behind_a_script_and_its_save_is_waited_for(
     started: Started, tmp_path: Path
 ) -> None:
@@ -201,6 +206,7 @@ def test_for_every_store_its_library_is_installed(scheme: str) -> None:
     assert f"fsspec, psutil, xxhash, {LIBRARIES[STORES[scheme]]}'" in setup
 
 
+@pytest.mark.system
 def test_packages_of_the_hooks_are_installed_only_where_they_are_missing(started: Started, tmp_path: Path) -> None:
     programs = tmp_path / "bin"
     programs.mkdir()

@@ -16,6 +16,8 @@ from launcher.errors import LaunchRefused
 from launcher.ports import Backend, LaunchRequest, Phase
 from tests.local_lab import LocalLab, a_place, a_run_id, an_own_offer, stop_all
 
+pytestmark = pytest.mark.system
+
 
 class BackendLab(Protocol):
     """A backend, and the hands to play trainer and provider."""

@@ -24,6 +24,8 @@ from trainer_hooks import CheckpointMismatch, CheckpointsDamaged, NotLoadable, S
 from trainer_hooks.protocol import Committed, Ended, Notice, ProtocolError, Started, Step
 from trainer_hooks.storage import LocalStorage
 
+pytestmark = pytest.mark.system  # small trainings, but whole ones
+
 MANY = 100_000
 
 

@@ -65,7 +65,7 @@ KINDS: dict[str, Callable[[pytest.FixtureRequest], Iterator[Storage]]] = {
 }
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=[pytest.param(kind, marks=[pytest.mark.system] * (kind == "s3")) for kind in KINDS])
 def storage(request: pytest.FixtureRequest) -> Iterator[Storage]:
     yield from KINDS[request.param](request)
 
