@@ -162,7 +162,7 @@ def groups(scores: Sequence[Score]) -> tuple[Group, ...]:
 def corrections(spec: RunSpec, states: Iterable[RunState]) -> Mapping[StepSource, Correction]:
     """What finished runs in the same kind of time, real or simulated, teach an estimate of `spec`."""
     scale, simulated = spec.market.time_scale if spec.market else 1.0, spec.market is not None
-    like = [s for s in scored(states) if (s.simulated, s.time_scale) == (simulated, scale)]
+    like = scored(s for s in states if (s.submitted.simulated, s.submitted.time_scale) == (simulated, scale))
     found = ((source, correction(like, source=source, team=spec.tags.get("team"))) for source in get_args(StepSource))
     return {source: learnt for source, learnt in found if learnt is not None}
 

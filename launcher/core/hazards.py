@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator
 
+from launcher.core.offers import Capacity, Offer
+
 Hazards = tuple[tuple[float, float], ...]
 """(until this age in hours, events per hour)"""
 
@@ -33,6 +35,13 @@ RETURN_HAZARD: Hazards = (  # capacity that comes back, by the outage's age
 )
 FRESH_PREEMPTIONS_PER_HOUR = LIFE_HAZARD[0][1]
 AVAILABLE = 0.64  # of the time a zone has capacity: mean of the nine zones of the same traces
+
+
+def fresh_preemptions_per_hour(offer: Offer) -> float:
+    """Of a machine that has just begun: as stated, or as measured on the traces; 0 for capacity that stays."""
+    if offer.capacity is not Capacity.SPOT:
+        return 0.0
+    return FRESH_PREEMPTIONS_PER_HOUR if offer.preemptions_per_hour is None else offer.preemptions_per_hour
 
 
 def cumulated(hazards: Hazards, age_hours: float) -> float:

@@ -12,7 +12,7 @@ from launcher.core.assumptions import assumptions
 from launcher.core.estimate import Estimate, estimate
 from launcher.core.gpus import GpuCatalog
 from launcher.core.gravity import Tariffs
-from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR
+from launcher.core.hazards import fresh_preemptions_per_hour
 from launcher.core.offers import SINGLE_HOSTS, Capacity, Offer, Placement, Refusal
 from launcher.core.options import Option, Rules, closing_seconds
 from launcher.core.pricing import LOCAL, Terms, price
@@ -202,7 +202,7 @@ def _candidate(
         setup_seconds=setup_seconds(spec, measured)[0],
         save_seconds=save_seconds(spec, measured)[0],
         durable_seconds=durable_seconds(spec, measured),
-        preemptions_per_hour=_hazard(offer),
+        preemptions_per_hour=fresh_preemptions_per_hour(offer),
     )
     interval = save_interval_seconds(spec, option)
     hourly = traffic.save.usd * 3600 / Decimal(str(max(1.0, interval)))
@@ -239,12 +239,6 @@ def _speed(gpu: str, spec: RunSpec, book: Book, measured: Measured) -> StepTime 
         catalog=book.catalog,
     )
     return known if isinstance(known, Unknown) else corrected(known, measured.corrections.get(known.kind))
-
-
-def _hazard(offer: Offer) -> float:
-    if offer.capacity is not Capacity.SPOT:
-        return 0.0
-    return FRESH_PREEMPTIONS_PER_HOUR if offer.preemptions_per_hour is None else offer.preemptions_per_hour
 
 
 def _deadline(spec: RunSpec, candidates: Sequence[Candidate], now: datetime, fallback_delay_seconds: float) -> datetime:

@@ -8,7 +8,13 @@ from functools import lru_cache
 
 from launcher.core.daly import best_interval_seconds, expected_hours
 from launcher.core.gravity import Tariffs, store_of
-from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR, LIFE_HAZARD, cumulated, lived_hours
+from launcher.core.hazards import (
+    FRESH_PREEMPTIONS_PER_HOUR,
+    LIFE_HAZARD,
+    cumulated,
+    fresh_preemptions_per_hour,
+    lived_hours,
+)
 from launcher.core.offers import Capacity, Offer, Placement
 from launcher.core.options import Option
 from launcher.core.pricing import LOCAL
@@ -41,10 +47,7 @@ def interruptions_per_hour(placement: Placement) -> float:
     together for 1.8 to 8.5 h, sixteen for 1.7 to 2 h (traces of 2023, Wu et al., NSDI 2024).
     """
     failures = placement.nodes / (NODE_DAYS_BETWEEN_FAILURES * 24)
-    if placement.offer.capacity is not Capacity.SPOT:
-        return failures
-    fresh = placement.offer.preemptions_per_hour
-    return failures + _mean_preemptions_per_hour(FRESH_PREEMPTIONS_PER_HOUR if fresh is None else fresh)
+    return failures + _mean_preemptions_per_hour(fresh_preemptions_per_hour(placement.offer))
 
 
 def save_interval_seconds(spec: RunSpec, option: Option) -> float:

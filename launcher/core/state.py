@@ -264,19 +264,7 @@ def _changed(state: RunState, event: Event, at: datetime) -> RunState:  # one ca
         case StopRequested():
             return replace(state, stop_requested_at=state.stop_requested_at or at, stopped_by=event.by)
         case AttemptRequested():
-            new = Attempt(
-                number=event.attempt,
-                placement=event.placement,
-                why=event.why,
-                requested_at=at,
-                egress_usd_per_read=event.egress_usd_per_read,
-                run_uri=event.run_uri,
-                save_usd_per_gb=event.save_usd_per_gb,
-                restore_usd_per_gb=event.restore_usd_per_gb,
-                move_from=event.move_from,
-                move_usd_per_gb=event.move_usd_per_gb,
-            )
-            return replace(state, attempts=(*state.attempts, new))
+            return replace(state, attempts=(*state.attempts, _requested(event, at)))
         case RunFinished():
             hired = tuple(h if h.until else replace(h, until=_closed_at(h, at)) for h in state.hired)
             return replace(state, outcome=event.outcome, finished_at=at, detail=event.detail, hired=hired)
@@ -289,6 +277,21 @@ def _changed(state: RunState, event: Event, at: datetime) -> RunState:  # one ca
             return _restored(_with_attempt(_fallen_back(state, event), event, at), event)
         case _:
             return _with_attempt(state, event, at)
+
+
+def _requested(event: AttemptRequested, at: datetime) -> Attempt:
+    return Attempt(
+        number=event.attempt,
+        placement=event.placement,
+        why=event.why,
+        requested_at=at,
+        egress_usd_per_read=event.egress_usd_per_read,
+        run_uri=event.run_uri,
+        save_usd_per_gb=event.save_usd_per_gb,
+        restore_usd_per_gb=event.restore_usd_per_gb,
+        move_from=event.move_from,
+        move_usd_per_gb=event.move_usd_per_gb,
+    )
 
 
 def _hired(event: SupervisorHired, at: datetime) -> Hired:

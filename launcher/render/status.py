@@ -10,12 +10,9 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from launcher.core.calibration import Score, score
-from launcher.core.drift import drift
 from launcher.core.report import CAUSES, Stored, attempt_usd, bill, forecast, stored
 from launcher.core.state import Attempt, RunState, burn_usd_per_hour, newest_run_uri, spent_usd
 from launcher.core.supervision import Hired, Sign
-from launcher.render.reports import drift_json, drift_words, verdict
 from launcher.render.tables import Column, table
 from launcher.render.words import Money, clock_time, simulated, size, span
 
@@ -136,7 +133,7 @@ def run_json(state: RunState, now: datetime, *, supervised: bool, sign: Sign | N
         "waste_usd": str(spent.waste_usd),
         "saved_usd": None if spent.saved_usd is None else str(spent.saved_usd),
         "estimate": state.submitted.promise.model_dump(mode="json"),
-        "drift": drift_json(drift(state)) if isinstance(score(state), Score) else None,
+        "drift": _drift_json(state),
         "forecast_usd": None if ahead.total_usd is None else str(ahead.total_usd),
         "left_seconds": ahead.left_seconds,
         "preemption_now_usd": None if ahead.preemption_now_usd is None else str(ahead.preemption_now_usd),
@@ -244,12 +241,26 @@ def _money(state: RunState, now: datetime, money: Money) -> Iterable[str]:
         yield f"Currency  {money.note}"
 
 
+def _drift_json(state: RunState) -> list[dict[str, Any]] | None:
+    from launcher.core.calibration import Score, score
+    from launcher.core.drift import drift
+    from launcher.render.reports import drift_json
+
+    return drift_json(drift(state)) if isinstance(score(state), Score) else None
+
+
 def _kept(state: RunState, money: Money) -> str:
     """What a finished run's promise was worth, and why."""
+    if not state.is_finished:
+        return ""
+    from launcher.core.calibration import Score, score  # a list of runs needs none of it
+    from launcher.core.drift import drift
+    from launcher.render.reports import drift_words, verdict
+
     found = score(state)
     if isinstance(found, Score):
         return f" · {verdict(found, money)}: {drift_words(drift(state), money)}"
-    return f" · not scored: {found.reason}" if state.is_finished else ""
+    return f" · not scored: {found.reason}"
 
 
 def _supervision(state: RunState, money: Money, sign: Sign | None) -> Iterable[str]:
