@@ -14,6 +14,18 @@ from dataclasses import dataclass
 from datetime import datetime
 
 from launcher.core.checkpoints import Replica
+from launcher.core.conduct import (
+    Action,
+    AskToEnd,
+    Finish,
+    Judge,
+    Keep,
+    Launch,
+    Relaunch,
+    Release,
+    Wait,
+    next_action,
+)
 from launcher.core.events import (
     AttemptEnded,
     AttemptRefused,
@@ -27,18 +39,6 @@ from launcher.core.events import (
 )
 from launcher.core.observe import Patience, has_fled, observe
 from launcher.core.options import Option, Rules
-from launcher.core.policy import (
-    Action,
-    AskToEnd,
-    Finish,
-    Judge,
-    Keep,
-    Launch,
-    Relaunch,
-    Release,
-    Wait,
-    decide,
-)
 from launcher.core.state import Attempt, RunState, attempt_of, fold, job_name, run_uri_of
 from launcher.errors import BackendError, InputError, LaunchRefused, LedgerConflict, LedgerUnavailable, NoSuchRun
 from launcher.ports import Backend, Clock, Journal, LaunchRequest, Ledger, Phase
@@ -148,7 +148,7 @@ class Supervisor:
     def _act(self, state: RunState) -> float:
         options = self.options(state, max(self.clock.now(), state.at))
         state = self._at_price(state, options)
-        action: Action = decide(state, options, now=max(self.clock.now(), state.at), rules=self.rules)
+        action: Action = next_action(state, options, now=max(self.clock.now(), state.at), rules=self.rules)
         match action:
             case Launch():
                 self._launch(state, action)

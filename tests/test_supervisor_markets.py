@@ -9,12 +9,12 @@ from decimal import Decimal
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from launcher.core.conduct import next_action
 from launcher.core.events import CheckpointCommitted, Entry, TrainingResumed
 from launcher.core.journal import TrainerEnded
 from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
 from launcher.core.options import Option, Rules, changeover_seconds
-from launcher.core.policy import decide
 from launcher.core.state import attempt_of, fold, spent_usd
 from tests.builders import RUN, T0, a_placement, a_spec, a_submit, after, an_offer, an_option
 from tests.machines import Fate, Work
@@ -156,9 +156,9 @@ def check_that_there_is_one_next_action(
         state = fold(None, history[:length])
         assert state is not None
         now = state.at + timedelta(seconds=late)
-        action = decide(state, options, now=now, rules=rules)
+        action = next_action(state, options, now=now, rules=rules)
 
-        assert decide(state, list(options), now=now, rules=rules) == action
+        assert next_action(state, list(options), now=now, rules=rules) == action
 
 
 def entries_of(fates: list[Fate], rules: Rules) -> tuple[Entry, ...]:

@@ -13,10 +13,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from launcher.core.conduct import AskToEnd, Keep, next_action
 from launcher.core.events import AttemptEnded, AttemptReleased, AttemptStarted, Event, TrainingResumed
 from launcher.core.hazards import LIFE_HAZARD, RETURN_HAZARD, age_at, cumulated, hazard_at, lived_hours
 from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds, useful_seconds
-from launcher.core.policy import AskToEnd, Keep, decide
 from launcher.core.spot import Outage, outages, return_to
 from tests.builders import a_placement, a_spec, a_state, a_submit, after, reading
 from tests.core.test_policy import ON_DEMAND, RESERVED, RULES, SPOT_A, SPOT_B, a_life, a_refusal, asked
@@ -47,7 +47,7 @@ def decided(
         "deadline_at": after(at + WORK_SECONDS + slack),
     } | submit
     state = a_state(a_submit(submit.pop("spec"), **submit), *events, every_seconds=1)
-    return decide(state, options, now=after(at), rules=rules)
+    return next_action(state, options, now=after(at), rules=rules)
 
 
 def goes_back(action: Any) -> bool:

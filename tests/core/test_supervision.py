@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from launcher.core.conduct import AskToEnd, Judge, next_action
 from launcher.core.estimate import estimate
 from launcher.core.events import (
     AttemptEnded,
@@ -21,7 +22,6 @@ from launcher.core.events import (
     SupervisorReleased,
 )
 from launcher.core.options import Rules
-from launcher.core.policy import AskToEnd, Judge, decide
 from launcher.core.report import bill, forecast
 from launcher.core.rollout import Outlook
 from launcher.core.state import burn_usd_per_hour, job_name, spent_usd, supervisor_usd
@@ -153,7 +153,7 @@ def test_the_cap_counts_it() -> None:
     alone = a_state(a_submit(approved_usd="20"), request, started)
     watched = a_state(a_submit(approved_usd="20"), request, started, hired())
 
-    decisions = [decide(state, [option], now=after(1110), rules=rules) for state in (alone, watched)]
+    decisions = [next_action(state, [option], now=after(1110), rules=rules) for state in (alone, watched)]
 
     assert [isinstance(decision, AskToEnd | Judge) for decision in decisions] == [False, True]
 

@@ -1,4 +1,4 @@
-"""The one place that decides what happens next to a run: `decide(state, options, now) → Action`.
+"""What comes next for a run: `next_action(state, options, now, rules) → Action`.
 
 Two guards stand above every wish for a lower price. Time: a place that may not last (spot, or a reservation that ends
 too early) is used only while the fallback could still finish before the deadline. Money: a machine is asked to end
@@ -81,7 +81,7 @@ class Finish:
 Action = Launch | Relaunch | AskToEnd | Judge | Release | Wait | Keep | Finish
 
 
-def decide(state: RunState, options: Sequence[Option], *, now: datetime, rules: Rules) -> Action:
+def next_action(state: RunState, options: Sequence[Option], *, now: datetime, rules: Rules) -> Action:
     """The next action for a run that has not finished; the same values always give the same action."""
     ended = next((a for a in state.attempts if a.is_open and not a.is_live), None)
     if ended:

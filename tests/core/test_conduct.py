@@ -9,6 +9,19 @@ from typing import Any
 
 import pytest
 
+from launcher.core.conduct import (
+    Action,
+    AskToEnd,
+    Finish,
+    Judge,
+    Keep,
+    Launch,
+    Relaunch,
+    Release,
+    View,
+    Wait,
+    next_action,
+)
 from launcher.core.events import (
     AttemptEnded,
     AttemptRefused,
@@ -26,19 +39,6 @@ from launcher.core.events import (
 )
 from launcher.core.offers import Capacity
 from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds
-from launcher.core.policy import (
-    Action,
-    AskToEnd,
-    Finish,
-    Judge,
-    Keep,
-    Launch,
-    Relaunch,
-    Release,
-    View,
-    Wait,
-    decide,
-)
 from launcher.core.spec import RunSpec
 from tests.builders import a_placement, a_spec, a_state, a_submit, after, an_offer, an_option, reading
 
@@ -82,7 +82,7 @@ def decided(
 ) -> Action:
     spec: RunSpec = submit.pop("spec", a_spec())
     state = a_state(a_submit(spec, **submit), *events, every_seconds=1)
-    return decide(state, options, now=after(at), rules=rules)
+    return next_action(state, options, now=after(at), rules=rules)
 
 
 def a_deadline(slack: float, *, at: float = 300) -> dict[str, Any]:
@@ -353,7 +353,7 @@ def test_back_off_doubles_and_differs_between_runs_but_not_between_looks() -> No
         assert isinstance(action, Wait)
         pauses.append(action.seconds)
     state = a_state(a_submit(), *lost_attempts(4), every_seconds=1)
-    other = decide(replace(state, run_id="whisper-20260105-cd34"), EVERYWHERE, now=after(16), rules=RULES)
+    other = next_action(replace(state, run_id="whisper-20260105-cd34"), EVERYWHERE, now=after(16), rules=RULES)
 
     for pause, plain in zip(pauses, (30, 60, 120, 240), strict=True):
         assert 0.8 * plain <= pause <= 1.2 * plain
@@ -567,6 +567,6 @@ def test_a_launch_is_waited_for_from_when_its_checkpoint_was_there() -> None:
         for events in ((), (CheckpointReplicated(attempt=1, name="step-1-a1", bytes=10**12),))
     )
 
-    assert isinstance(decide(bare, [an_option()], now=after(3000 + 1300), rules=rules), Judge)
-    assert isinstance(decide(brought, [an_option()], now=after(6000 + 1100), rules=rules), Relaunch)
-    assert isinstance(decide(brought, [an_option()], now=after(6000 + 1300), rules=rules), Judge)
+    assert isinstance(next_action(bare, [an_option()], now=after(3000 + 1300), rules=rules), Judge)
+    assert isinstance(next_action(brought, [an_option()], now=after(6000 + 1100), rules=rules), Relaunch)
+    assert isinstance(next_action(brought, [an_option()], now=after(6000 + 1300), rules=rules), Judge)
