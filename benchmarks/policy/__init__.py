@@ -17,6 +17,7 @@ from benchmarks.policy.baselines import Greedy, OnDemand, Rule, UniformProgress,
 from benchmarks.policy.cells import Contender, Result, measure
 from benchmarks.policy.guards import Guard
 from benchmarks.policy.simulator import MakePolicy
+from benchmarks.policy.subject import Subject
 from benchmarks.policy.tables import TABLES, Table, table
 from benchmarks.policy.terms import Sights
 from benchmarks.policy.traces import NoTraces, traces_folder
@@ -54,7 +55,12 @@ def main(options: Sequence[str]) -> None:
 def contenders(sights: Sights, *, cap: float | None) -> dict[str, Contender]:
     """All baselines, guarded. RULE is for one zone whose state is known."""
     makes = {**BASELINES, "RULE": Rule} if sights is Sights.KNOWN else BASELINES
-    return {name: Contender(Guard(make, cap), sights) for name, make in makes.items()}
+    guarded = {name: Contender(Guard(make, cap), sights) for name, make in makes.items()}
+    ours = {"spotlaunch w/o handover": Subject(hands_over=False), "spotlaunch": Subject()}
+    subjects = {name: Contender(make, sights) for name, make in ours.items()}
+    if sights is Sights.ATTEMPTS:
+        subjects["spotlaunch with a feed"] = Contender(Subject(), Sights.FEED)
+    return guarded | subjects
 
 
 def _print_table(asked: Table, results: Sequence[Result], names: Sequence[str]) -> None:

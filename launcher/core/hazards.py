@@ -1,7 +1,9 @@
 """How long spot machines live and spot outages last: hazards by age, as a step function.
 
-Pooled from the AWS V100 availability traces of 2023-02 that Wu et al. published with "Can't Be Late" (NSDI 2024).
-Both fall with age: what has lived long lives on, and what has been gone for long stays away.
+Pooled from the AWS availability traces that Wu et al. published with "Can't Be Late" (NSDI 2024): a zone's spells of
+capacity and of outages from those of 2022-10 (K80, V100), a machine's life from those of 2023-02 (V100). All fall with
+age: what has lived long lives on, and what has been gone for long stays away. A machine is launched somewhere in a
+spell, more often in a long one: it lives longer than a spell that has just begun.
 """
 
 from __future__ import annotations
@@ -24,14 +26,24 @@ LIFE_HAZARD: Hazards = (  # preemptions of a machine, by its own age
     (16.0, 0.05),
     (math.inf, 0.03),
 )
+SPELL_HAZARD: Hazards = (  # capacity that goes away, by the time since it came
+    (0.2, 1.60),
+    (0.5, 1.38),
+    (1.0, 0.78),
+    (2.0, 0.49),
+    (4.0, 0.29),
+    (8.0, 0.19),
+    (16.0, 0.13),
+    (math.inf, 0.07),
+)
 RETURN_HAZARD: Hazards = (  # capacity that comes back, by the outage's age
-    (0.2, 1.36),
-    (0.5, 1.42),
-    (1.0, 0.63),
-    (2.0, 0.42),
-    (4.0, 0.32),
-    (8.0, 0.26),
-    (math.inf, 0.13),
+    (0.2, 2.34),
+    (0.5, 1.36),
+    (1.0, 0.89),
+    (2.0, 0.51),
+    (4.0, 0.30),
+    (8.0, 0.22),
+    (math.inf, 0.05),
 )
 FRESH_PREEMPTIONS_PER_HOUR = LIFE_HAZARD[0][1]
 AVAILABLE = 0.64  # of the time a zone has capacity: mean of the nine zones of the same traces

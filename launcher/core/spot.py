@@ -27,6 +27,8 @@ from launcher.core.offers import Capacity
 from launcher.core.options import Option, Rules, closing_seconds
 from launcher.core.state import Attempt, RunState
 
+PRIOR_EVENTS = 2.0  # preemptions, that weigh as much as what a place states of itself
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outage:
@@ -179,6 +181,14 @@ def _hazard_scale(state: RunState, option: Option, now: datetime) -> float:
     lives = [a for a in state.attempts if a.placement.offer.key == option.placement.offer.key and a.started_at]
     expected = sum(stated * cumulated(LIFE_HAZARD, _hours(a, now)) for a in lives)
     return stated * (1 + sum(_is_taken(a) for a in lives)) / (1 + expected)
+
+
+def learned_scale(stated: float, *, taken: int, expected: float) -> float:
+    """Of hazards, after `taken` preemptions where `stated` let one expect `expected`.
+
+    The mean of a Gamma distribution that two preemptions would have told as much as what was stated.
+    """
+    return stated * (PRIOR_EVENTS + taken) / (PRIOR_EVENTS + expected)
 
 
 def _hours(attempt: Attempt, now: datetime) -> float:

@@ -19,7 +19,7 @@ from launcher.core.hazards import LIFE_HAZARD, RETURN_HAZARD, age_at, cumulated,
 from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds, useful_seconds
 from launcher.core.spot import Outage, outages, return_to
 from tests.builders import a_placement, a_spec, a_state, a_submit, after, reading
-from tests.core.test_policy import ON_DEMAND, RESERVED, RULES, SPOT_A, SPOT_B, a_life, a_refusal, asked
+from tests.core.test_conduct import ON_DEMAND, RESERVED, RULES, SPOT_A, SPOT_B, a_life, a_refusal, asked
 
 HOUR = 3600.0
 STEPS = 7200  # of 10 s: 20 hours

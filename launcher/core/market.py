@@ -1,0 +1,228 @@
+"""A run's places as its policy reads them: in hours and floats, worked out once for all decisions.
+
+Instants are hours since the submit. Work is counted in steps; where it must be compared between places of different
+speed, in hours of the fallback.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property, lru_cache
+
+from launcher.core.guide import Guide, Terms, guide
+from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR, LIFE_HAZARD, SPELL_HAZARD, Hazards, cumulated, lived_hours
+from launcher.core.offers import Capacity
+from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds
+
+MAX_COST_RATIO = 1.05  # of a run that tries spot, to the fallback alone
+PAUSE_HOURS = 2 / 60  # of training, between the last step on the old machine and the first one on the new
+SAME_PRICE_RATIO = 1.1  # dearer spot than that is another tier
+WORTHWHILE_RATIO = 0.97  # of the fallback's price: dearer spot is not worth its preemptions
+MAX_TIERS = 5
+NUM_SPOT, NUM_FIRM = 24, 8  # places that are looked at, the best of each; one of so many nearly always has capacity
+_DAY_HOURS = 24.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Place:
+    """An option, and what follows from its fields."""
+
+    option: Option
+    key: str
+    domain: str  # what fails together: provider and region
+    is_spot: bool
+    usd_per_hour: float  # of machines, and of what saves cost beside them
+    step_hours: float  # with its share of the saves
+    setup_hours: float
+    durable_hours: float  # of a last save
+    closing_hours: float  # kept back for one, and for the release behind it
+    arrival_usd: float  # of a start, beside the machine; a checkpoint's way there comes on top
+    home: str | None  # where checkpoints lie
+    scale: float  # of its hazards, against those of the traces, as stated
+    opens_at: float
+    closes_at: float
+    lease_hours: float
+
+    def finish_hours(self, steps: float) -> float:
+        """Set-up, steps with their saves, and a last one; as many of the first and the last as the lease demands."""
+        work, around = steps * self.step_hours, self.setup_hours + self.durable_hours
+        if self.lease_hours == math.inf:
+            return around + work
+        free = self.lease_hours - around
+        return work + max(1, math.ceil(work / free)) * around if free > 0 else math.inf
+
+    def usable_hours(self, now: float) -> float:
+        """How long an attempt could last that begins now; 0: it is closed, or not open yet."""
+        return 0.0 if now < self.opens_at else max(0.0, min(self.lease_hours, self.closes_at - now))
+
+    @property
+    def useful_hours(self) -> float:
+        """A start, a step, a save and the release: below that a launch only burns money and time."""
+        return self.setup_hours + self.closing_hours
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Market:
+    """Where a run may go, until when, and what a change of place takes.
+
+    `moves`: dollars for the newest checkpoint from one home to another; those within a home cost nothing.
+    """
+
+    places: tuple[Place, ...]
+    steps: int  # of the whole run
+    deadline: float
+    reserve_hours: float  # of slack, gone when the fallback runs: the look that finds it due, the release, its start
+    poll_hours: float
+    is_urgent: bool = False  # never wait for a lower price
+    has_feed: bool = False  # the sights of all places are known without asking
+    hands_over: bool = True  # the old machine computes until the new one is ready
+    spot_first: bool = True  # the run's ladder has spot below its fallback
+    moves: Mapping[tuple[str | None, str | None], float] = field(default_factory=dict)
+
+    @cached_property
+    def firm(self) -> tuple[Place, ...]:
+        """Capacity that stays, the cheapest for the whole run first."""
+        return _best([p for p in self.places if not p.is_spot], NUM_FIRM, usd=self._usd_to_finish)
+
+    @cached_property
+    def fallback(self) -> Place | None:
+        return next((p for p in self.firm if p.finish_hours(self.steps) <= p.closes_at - max(0.0, p.opens_at)), None)
+
+    @cached_property
+    def tiers(self) -> tuple[tuple[Place, ...], ...]:
+        """Places that may be lost, by price: the cheapest and those as cheap, then dearer ones below the fallback."""
+        fleeting = [p for p in self.places if p is not self.fallback and (p.is_spot or p.closes_at < math.inf)]
+        if not self.spot_first:
+            fleeting = [p for p in fleeting if not p.is_spot]
+        if self.fallback is None:
+            return (_best(fleeting, NUM_SPOT, usd=self.hourly_usd),) if fleeting else ()
+        limit = WORTHWHILE_RATIO * self.fallback.usd_per_hour
+        tiers: list[list[Place]] = []
+        for place in _best([p for p in fleeting if self.hourly_usd(p) < limit], NUM_SPOT, usd=self.hourly_usd):
+            is_dearer = not tiers or self.hourly_usd(place) > SAME_PRICE_RATIO * self.hourly_usd(tiers[-1][0])
+            if is_dearer and len(tiers) < MAX_TIERS:
+                tiers.append([])
+            tiers[-1].append(place)
+        return tuple(tuple(tier) for tier in tiers)
+
+    @cached_property
+    def tier_of(self) -> Mapping[str, int]:
+        return {place.key: number for number, tier in enumerate(self.tiers) for place in tier}
+
+    @cached_property
+    def spot(self) -> tuple[Place, ...]:
+        return tuple(place for tier in self.tiers for place in tier)
+
+    @cached_property
+    def unit_hours(self) -> float:
+        """Of the fallback (or the cheapest place), for a step."""
+        first = self.fallback or next(iter(self.spot), None) or self.places[0]
+        return first.step_hours
+
+    @cached_property
+    def changeover_hours(self) -> float:
+        """Of the cheapest spot: without training, or beside the old machine."""
+        base = self.tiers[0] if self.tiers else self.places
+        return max(1 / 60, sum(p.setup_hours for p in base) / len(base))
+
+    @cached_property
+    def guide(self) -> Guide:
+        """What to do when, worked out for all amounts of work and slack that the run may come to."""
+        fallback_usd = self.fallback.usd_per_hour if self.fallback else math.inf
+        terms = Terms(
+            prices=tuple(_rounded(self._mean_usd(tier) / fallback_usd) for tier in self.tiers),
+            sizes=tuple(len(tier) for tier in self.tiers),
+            changeover_hours=_rounded(self.changeover_hours),
+            pause_hours=PAUSE_HOURS if self.hands_over else None,
+            has_feed=self.has_feed,
+        )
+        work_hours = self.steps * self.unit_hours
+        return guide(terms, work_hours=work_hours, slack_hours=self.deadline - work_hours)
+
+    @cached_property
+    def most_usd(self) -> float:
+        """That the guard of the money allows: a little more than the fallback alone would cost."""
+        return MAX_COST_RATIO * self._usd_to_finish(self.fallback) if self.fallback else math.inf
+
+    def hourly_usd(self, place: Place) -> float:
+        """An hour's work of the fallback there, with starts as often as machines live a day at most."""
+        life = life_hours(LIFE_HAZARD, place.scale, _DAY_HOURS)
+        return (place.usd_per_hour + place.arrival_usd / life) * place.step_hours / self.unit_hours
+
+    def move_usd(self, homes: Sequence[str | None], place: Place) -> float:
+        """For the newest checkpoint to a place's home; `homes` have it, the newest copy last."""
+        return self.moves.get((homes[-1], place.home), 0.0) if homes and place.home not in homes else 0.0
+
+    def _mean_usd(self, tier: Sequence[Place]) -> float:
+        return sum(self.hourly_usd(place) for place in tier) / len(tier)
+
+    def _usd_to_finish(self, place: Place) -> float:
+        return place.finish_hours(self.steps) * place.usd_per_hour + place.arrival_usd
+
+
+def place_of(option: Option, rules: Rules, since: datetime) -> Place:
+    """`option` at instants counted from `since`."""
+    offer, price = option.placement.offer, option.placement
+    is_sunk = offer.capacity is Capacity.RESERVED and rules.rank_reserved_by == "marginal"
+    machine = price.marginal_usd_per_hour if is_sunk else price.usd_per_hour
+    closing = closing_seconds(rules, option.durable_seconds, option.step_seconds)
+    return Place(
+        option=option,
+        key=offer.key,
+        domain=f"{offer.provider}/{offer.region}",
+        is_spot=offer.capacity is Capacity.SPOT,
+        usd_per_hour=float(machine + option.traffic.saves_usd_per_hour),
+        step_hours=option.step_seconds * (1.0 + option.saving_share) / 3600,
+        setup_hours=option.setup_seconds / 3600,
+        durable_hours=option.durable_seconds / 3600,
+        closing_hours=closing / 3600,
+        arrival_usd=float(option.arrival_usd - option.move_usd),
+        home=option.traffic.home,
+        scale=option.preemptions_per_hour / FRESH_PREEMPTIONS_PER_HOUR,
+        opens_at=_hours(offer.opens_at, since) if offer.opens_at else 0.0,
+        closes_at=_hours(offer.closes_at, since) if offer.closes_at else math.inf,
+        lease_hours=math.inf if offer.lease_seconds is None else offer.lease_seconds / 3600,
+    )
+
+
+def reserve_hours(rules: Rules) -> float:
+    return changeover_seconds(rules) / 3600
+
+
+@lru_cache(maxsize=4096)
+def life_hours(hazards: Hazards, scale: float, most_hours: float, age_hours: float = 0.0) -> float:
+    """The mean of what is left of a life at an age, counted up to `most_hours`; never nothing."""
+    if age_hours <= 0:
+        return max(1e-3, lived_hours(hazards, scale, most_hours))
+    until = age_hours + most_hours
+    gone = lived_hours(hazards, scale, until) - lived_hours(hazards, scale, age_hours)
+    return max(1e-3, gone / math.exp(-scale * cumulated(hazards, age_hours)))
+
+
+def hazards_seen(*, has_feed: bool) -> Hazards:
+    """By the age that is known: of the spell, where a feed tells it, else of one's own machine."""
+    return SPELL_HAZARD if has_feed else LIFE_HAZARD
+
+
+def _best(places: Iterable[Place], count: int, *, usd: Callable[[Place], float]) -> tuple[Place, ...]:
+    """The cheapest, in order; but one of each domain before a second one of any, for they fail together."""
+    chosen: list[tuple[int, float, str, Place]] = []
+    seen: Counter[str] = Counter()
+    for dollars, key, place in sorted(((usd(p), p.key, p) for p in places), key=lambda entry: entry[:2]):
+        chosen.append((seen[place.domain], dollars, key, place))
+        seen[place.domain] += 1
+    spread = sorted(chosen, key=lambda entry: entry[:3])[:count]
+    return tuple(place for *_, place in sorted(spread, key=lambda entry: entry[1:3]))
+
+
+def _rounded(value: float) -> float:
+    """To three digits: a price that moves by less changes no decision."""
+    return float(f"{value:.3g}")
+
+
+def _hours(at: datetime, since: datetime) -> float:
+    return (at - since).total_seconds() / 3600
