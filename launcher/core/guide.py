@@ -16,7 +16,9 @@ from launcher.core.hazards import AVAILABLE, LIFE_HAZARD, RETURN_HAZARD, SPELL_H
 from launcher.core.mdp import Game, Idle, OnMachine, Rung, Sight, solve
 
 TICK_HOURS = 0.1
-MOST_CELLS = 400_000  # of work and slack: a table of them is solved in about half a second
+MOST_CELLS = 700_000  # of work, slack and kinds of machines: a table of them is solved in about half a second
+MOST_SLACK = 0.4  # of the work: more of it changes no choice
+LEAST_SLACK_HOURS = 4.0
 RUNG_PREEMPTIONS_PER_HOUR = 0.3  # of a young machine on a dearer tier: it is held until the cheapest is back
 ELSEWHERE = 0.3  # the chance that another place of the cheapest tier has capacity when one is lost
 
@@ -52,21 +54,23 @@ class Guide(Protocol):
 
 @lru_cache(maxsize=16)
 def guide(terms: Terms, *, work_hours: float, slack_hours: float) -> Guide:
-    """For any amounts up to these; more slack than work is as good as as much."""
-    work, slack = max(0.0, work_hours), max(0.0, min(slack_hours, max(work_hours, 8.0)))
-    tick = tick_hours(terms.changeover_hours, work_hours=work, slack_hours=slack)
+    """For any amounts up to these."""
+    work = max(0.0, work_hours)
+    slack = max(0.0, min(slack_hours, max(MOST_SLACK * work, LEAST_SLACK_HOURS)))
+    tick = tick_hours(terms, work_hours=work, slack_hours=slack)
     if not terms.prices or tick is None or find_spec("numpy") is None:
         return Rule(changeover_hours=terms.changeover_hours, num_rungs=max(0, len(terms.prices) - 1), terms=terms)
     return solve(game(terms), work_hours=work, slack_hours=slack, tick_hours=tick)
 
 
-def tick_hours(changeover_hours: float, *, work_hours: float, slack_hours: float) -> float | None:
+def tick_hours(terms: Terms, *, work_hours: float, slack_hours: float) -> float | None:
     """A part of the changeover, or all of it; `None`: that would make too many cells."""
-    parts = max(1, round(changeover_hours / TICK_HOURS))
-    while parts > 1 and _cells(work_hours, slack_hours, changeover_hours / parts) > MOST_CELLS:
-        parts -= 1
-    tick = changeover_hours / parts
-    return tick if _cells(work_hours, slack_hours, tick) <= MOST_CELLS else None
+    changeover, kinds = terms.changeover_hours, len(terms.prices) + 1
+    for parts in range(max(1, round(changeover / TICK_HOURS)), 0, -1):
+        tick = changeover / parts
+        if kinds * (work_hours / tick + 1) * (slack_hours / tick + 1) <= MOST_CELLS:
+            return tick
+    return None
 
 
 def game(terms: Terms) -> Game:
@@ -123,6 +127,3 @@ class Rule:
     def slack_price(self, *, work_hours: float, slack_hours: float) -> float:
         return min(1.0, max(0.0, 1.0 - 2.5 * slack_hours / max(work_hours, 1e-9)))
 
-
-def _cells(work_hours: float, slack_hours: float, tick: float) -> float:
-    return (work_hours / tick + 1) * (slack_hours / tick + 1)

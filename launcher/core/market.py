@@ -22,7 +22,7 @@ MAX_COST_RATIO = 1.05  # of a run that tries spot, to the fallback alone
 PAUSE_HOURS = 2 / 60  # of training, between the last step on the old machine and the first one on the new
 SAME_PRICE_RATIO = 1.1  # dearer spot than that is another tier
 WORTHWHILE_RATIO = 0.97  # of the fallback's price: dearer spot is not worth its preemptions
-MAX_TIERS = 5
+MAX_TIERS = 4
 NUM_SPOT, NUM_FIRM = 24, 8  # places that are looked at, the best of each; one of so many nearly always has capacity
 _DAY_HOURS = 24.0
 
@@ -145,8 +145,14 @@ class Market:
 
     @cached_property
     def most_usd(self) -> float:
-        """That the guard of the money allows: a little more than the fallback alone would cost."""
-        return MAX_COST_RATIO * self._usd_to_finish(self.fallback) if self.fallback else math.inf
+        return self.most_usd_for(self.steps)
+
+    def most_usd_for(self, steps: float) -> float:
+        """That the guard of the money allows for so many steps: a little more than the fallback alone would take."""
+        place = self.fallback
+        if place is None:
+            return math.inf
+        return MAX_COST_RATIO * (place.finish_hours(steps) * place.usd_per_hour + place.arrival_usd)
 
     def hourly_usd(self, place: Place) -> float:
         """An hour's work of the fallback there, with starts as often as machines live a day at most."""

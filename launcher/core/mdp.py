@@ -169,7 +169,8 @@ class _Market:
     changeover: int
     pause: int | None
     rungs: tuple[Rung, ...]
-    rung_survives: tuple[float, ...]  # a tick
+    prices: Values  # [machine, 1, 1]: of each rung, and of the fallback
+    survives: Values  # [machine, 1, 1]: a tick
     moves: Values  # [2·buckets, 2·buckets]: as somebody sees it who has no machine there
     moves_of_changeover: Values
     survivors: Values  # [j, buckets, buckets]: of spot, alive j ticks later, by its bucket then
@@ -212,33 +213,40 @@ def _solved(market: _Market, past: deque[_Front], *, is_done: NDArray[numpy.bool
     import numpy as np
 
     before, done = past[-1], is_done[:, None]
-    never = np.full_like(before.idle, _NEVER)
     wait = _HAIR + _later(before.idle @ market.moves, 1)
-    can_start = len(past) >= market.changeover
-    starts = (
-        [_start(market, past, n) for n in range(len(before.machines))] if can_start else [never] * len(before.machines)
-    )
-    spot_start = _only_up(_start_on_spot(market, past)) if can_start else never
-    base = [starts[-1], spot_start, wait]
-    idle, asked = _ask_rungs(market, np.minimum.reduce(base), starts)
-    machines, stays = [], []
-    for number in range(len(before.machines)):
-        over = _only_up(_handover(market, past, number)) if can_start and market.pause else never
-        ways = [_train(market, before, number), idle, over]
-        machines.append(np.where(done, 0.0, np.minimum.reduce(ways)))
-        stays.append(np.argmin(ways, axis=0))
+    if len(past) >= market.changeover:
+        starts, spot_start = _start(market, past), _only_up(_start_on_spot(market, past))
+    else:
+        starts, spot_start = np.full_like(before.machines, _NEVER), np.full_like(before.idle, _NEVER)
+    least, idle_choices = _least(starts[-1], spot_start, wait)
+    idle, asked = _ask_rungs(market, least, starts)
+    if market.pause and len(past) >= market.changeover:
+        over = _only_up(_handover(market, past))
+    else:
+        over = np.full_like(before.machines, _NEVER)
+    machines, stays = _least(_train(market, before), np.broadcast_to(idle, over.shape), over)
     spot = market.price + before.spot @ market.survivors[1] + np.outer(before.idle @ market.landing, market.deaths[0])
     return _Front(
         idle=np.where(done, 0.0, idle).astype(np.float32),
-        machines=np.array(machines, np.float32),
+        machines=np.where(done, 0.0, machines).astype(np.float32),
         spot=np.where(done, 0.0, spot).astype(np.float32),
-        idle_choices=np.argmin(base, axis=0).astype(np.int8),
+        idle_choices=idle_choices,
         rungs_asked=asked,
-        stay_choices=np.array(stays, np.int8),
+        stay_choices=stays,
     )
 
 
-def _ask_rungs(market: _Market, idle: Values, starts: Sequence[Values]) -> tuple[Values, Choices]:
+def _least(first: Values, second: Values, third: Values) -> tuple[Values, Choices]:
+    """The least of three, and which it is; of equal ones, the first."""
+    import numpy as np
+
+    least = np.minimum(first, second)
+    choices: Choices = (second < first).astype(np.int8)
+    choices[third < least] = 2
+    return np.minimum(least, third), choices
+
+
+def _ask_rungs(market: _Market, idle: Values, starts: Values) -> tuple[Values, Choices]:
     """What nothing running costs when rungs may be asked first, and where each is worth it."""
     import numpy as np
 
@@ -250,24 +258,18 @@ def _ask_rungs(market: _Market, idle: Values, starts: Sequence[Values]) -> tuple
     return idle, asked
 
 
-def _train(market: _Market, before: _Front, number: int) -> Values:
-    """A tick on a machine that stays, or is taken at its end."""
-    stays: Values = before.machines[number] @ market.moves
-    if number == len(market.rungs):
-        return 1.0 + stays
-    survives, taken = market.rung_survives[number], before.idle @ market.moves
-    return market.rungs[number].price + survives * stays + (1.0 - survives) * taken
+def _train(market: _Market, before: _Front) -> Values:
+    """[machine, slack, 2·buckets]: a tick on each machine; a rung is taken at its end, or stays."""
+    stays, taken = before.machines @ market.moves, before.idle @ market.moves
+    return market.prices + market.survives * stays + (1.0 - market.survives) * taken
 
 
-def _start(market: _Market, past: deque[_Front], number: int) -> Values:
+def _start(market: _Market, past: deque[_Front]) -> Values:
     """A rung that is taken meanwhile is billed to the end of the changeover: a hair dearer than it would be."""
     count, then = market.changeover, past[-market.changeover]
-    ready = then.machines[number] @ market.moves_of_changeover
-    if number == len(market.rungs):
-        return _later(count + ready, count)
-    survives = market.rung_survives[number] ** count
-    taken = then.idle @ market.moves_of_changeover
-    return _later(market.rungs[number].price * count + survives * ready + (1.0 - survives) * taken, count)
+    survives = market.survives**count
+    ready, taken = then.machines @ market.moves_of_changeover, then.idle @ market.moves_of_changeover
+    return _later(market.prices * count + survives * ready + (1.0 - survives) * taken, count)
 
 
 def _start_on_spot(market: _Market, past: deque[_Front]) -> Values:
@@ -278,29 +280,28 @@ def _start_on_spot(market: _Market, past: deque[_Front]) -> Values:
     return lost + billed + _later(past[-count].spot @ market.survivors[count], count)  # type: ignore[no-any-return]  # numpy's sum
 
 
-def _handover(market: _Market, past: deque[_Front], number: int) -> Values:
-    """[slack, buckets]: the machine trains until spot is ready, and goes on if spot is lost before.
+def _handover(market: _Market, past: deque[_Front]) -> Values:
+    """[machine, slack, buckets]: it trains until spot is ready, and goes on if spot is lost before.
 
     That a rung may itself be taken in these ticks is left out.
     """
     assert market.pause is not None
     count = market.changeover
-    price = market.rungs[number].price if number < len(market.rungs) else 1.0
-    lost = sum(_outer(past[-1 - j].machines[number] @ market.landing, market.deaths[j]) for j in range(count))
-    billed = (price + market.price) * market.survivors[:count].sum(axis=(0, 1))
+    lost = sum(_outer(past[-1 - j].machines @ market.landing, market.deaths[j]) for j in range(count))
+    billed = (market.prices + market.price) * market.survivors[:count].sum(axis=(0, 1))
     return lost + billed + _later(past[-count].spot @ market.survivors[count], market.pause)  # type: ignore[no-any-return]  # numpy's sum
 
 
 def _outer(costs: Values, chances: Values) -> Values:
-    return costs[:, None] * chances[None, :]
+    return costs[..., None] * chances
 
 
 def _later(costs: Values, ticks: int) -> Values:
-    """By slack, of states that have `ticks` less of it; without them the deadline is lost."""
+    """[…, slack, market]: of states that have `ticks` less slack; without them the deadline is lost."""
     import numpy as np
 
     found = np.full_like(costs, _NEVER)
-    found[ticks:] = costs[: max(0, len(costs) - ticks)]
+    found[..., ticks:, :] = costs[..., : max(0, costs.shape[-2] - ticks), :]
     return found
 
 
@@ -308,7 +309,7 @@ def _only_up(costs: Values) -> Values:
     """By all states of the market; while spot is down it cannot be had."""
     import numpy as np
 
-    return np.hstack([costs, np.full_like(costs, _NEVER)])
+    return np.concatenate([costs, np.full_like(costs, _NEVER)], axis=-1)
 
 
 def _market(game: Game, tick_hours: float) -> _Market:
@@ -332,13 +333,21 @@ def _market(game: Game, tick_hours: float) -> _Market:
         changeover=changeover,
         pause=None if game.pause_hours is None else min(changeover, max(1, round(game.pause_hours / tick_hours))),
         rungs=game.rungs,
-        rung_survives=tuple(math.exp(-rung.preemptions_per_hour * tick_hours) for rung in game.rungs),
+        prices=_column([*(rung.price for rung in game.rungs), 1.0]),
+        survives=_column([*(math.exp(-rung.preemptions_per_hour * tick_hours) for rung in game.rungs), 1.0]),
         moves=moves.astype(np.float32),
         moves_of_changeover=np.linalg.matrix_power(moves, changeover).astype(np.float32),
         survivors=np.array(alive, np.float32),
         deaths=np.array([lost @ each for each in alive[:changeover]], np.float32),
         landing=landing.astype(np.float32),
     )
+
+
+def _column(values: Sequence[float]) -> Values:
+    """By machine."""
+    import numpy as np
+
+    return np.array(values, np.float32)[:, None, None]
 
 
 def _per_tick(hazards: Hazards, tick_hours: float) -> tuple[NDArray[numpy.float64], NDArray[numpy.float64]]:

@@ -51,6 +51,7 @@ class Standing(NamedTuple):
     homes: tuple[str | None, ...] = ()  # that have the newest checkpoint; none: there is none
     seen: Mapping[str, Seen] = {}  # by a place's key
     scales: Mapping[str, float] = {}  # of places' hazards, where their machines have taught something
+    in_all: float | None = None  # steps of the whole run, where they are not those of the plan
 
 
 class Launch(NamedTuple):
@@ -166,20 +167,30 @@ def _idle(look: _Look) -> Action:
 def _cheaper_spot(look: _Look, here: Holding) -> Action:
     """On the cheapest tier: stay, unless another place of it is clearly better, the change included."""
     market, place = look.market, here.place
-    others = [p for p in market.tiers[0] if p is not place] if market.tiers else []
-    if not others or not market.hands_over:
-        return Keep(_guarded_until(look, here))
-    slack_usd = _slack_usd(look)
-    stay = _hourly(look, place, slack_usd, age=_age(look, place, here))
-    change = (place.usd_per_hour * others[0].setup_hours) if others else 0.0
-    best, usd = None, stay * (1.0 - MOVE_GAIN)
-    for other in others:
-        rate = _hourly(look, other, slack_usd, once_usd=change + other.usd_per_hour * other.setup_hours)
-        if rate < usd and _may_start(look, other, beside=here):
-            best, usd = other, rate
-    if best:
-        return HandOver(best, "spot is so much cheaper there that the change pays", overlaps=True)
-    return Keep(min(look.now + LOOK_HOURS, _guarded_until(look, here)))
+    others = [p for p in market.tiers[0] if p is not place] if market.tiers and market.hands_over else []
+    asked = [p for p in others if _asked_again_at(look, p) <= look.now]
+    if asked:
+        slack_usd = _slack_usd(look)
+        most = (1.0 - MOVE_GAIN) * _hourly(look, place, slack_usd, age=_age(look, place, here))
+        for usd, _, other in sorted((_beside(look, p, here, slack_usd), p.key, p) for p in asked):
+            if usd < most and _may_start(look, other, beside=here):
+                return HandOver(other, "spot is so much cheaper there that the change pays", overlaps=True)
+    news = min((at for p in others if (at := _asked_again_at(look, p)) > look.now), default=math.inf)
+    return Keep(min(news, _guarded_until(look, here)))
+
+
+def _beside(look: _Look, place: Place, here: Holding, slack_usd: float) -> float:
+    """Effective rate there, with what both machines cost until the new one is ready."""
+    both = (here.place.usd_per_hour + place.usd_per_hour) * place.setup_hours
+    return _hourly(look, place, slack_usd, once_usd=both)
+
+
+def _asked_again_at(look: _Look, place: Place) -> float:
+    """A place that refused is asked for a little saving only when its outage is twice as old as it was."""
+    known = look.run.seen.get(place.key)
+    if known is None or known.is_up:
+        return -math.inf
+    return math.inf if look.market.has_feed else 2 * known.again_at - known.since
 
 
 def _off_the_dear(look: _Look, here: Holding) -> Action:
@@ -278,7 +289,9 @@ def _may_start(look: _Look, place: Place, *, beside: Holding | None) -> bool:
 
 def _is_within(look: _Look, extra_usd: float) -> bool:
     """Whether the fallback could still do all the rest for little more than it alone would have cost."""
-    return look.run.spent + extra_usd + _rest_usd(look) <= look.market.most_usd + _HAIR
+    market, in_all = look.market, look.run.in_all
+    most = market.most_usd if in_all is None else market.most_usd_for(in_all)
+    return look.run.spent + extra_usd + _rest_usd(look) <= most + _HAIR
 
 
 def _is_paid(look: _Look, extra_usd: float) -> bool:
