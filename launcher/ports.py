@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import datetime
+from decimal import Decimal
 from typing import Protocol
 
 from launcher.core.events import Entry, Event
@@ -80,6 +81,21 @@ class Journal(Protocol):
 
     def request_checkpoint(self) -> None:
         """Ask the trainer to save now and go on."""
+        ...
+
+    def is_ready(self, attempt: int) -> bool:
+        """Whether the trainer of this attempt is set up and waits for the one that it relieves.
+
+        Raises: BackendError: the folder did not answer.
+        """
+        ...
+
+    def hand_over(self, attempt: int, *, spent_usd: Decimal) -> None:
+        """Tell the waiting trainer of this attempt that its turn has come; it may be said again.
+
+        `spent_usd` is what the whole run has cost up to now, the machine that waited included. Raises: BackendError:
+        the folder did not answer.
+        """
         ...
 
 

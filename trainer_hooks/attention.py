@@ -7,20 +7,16 @@ import time
 from collections.abc import Callable, Mapping
 from enum import IntEnum
 
-from trainer_hooks.control import Control
+from trainer_hooks.control import Control, period_seconds
 from trainer_hooks.meter import say
 from trainer_hooks.notice.listener import Heard, Listener
 from trainer_hooks.notice.signals import Signals
 from trainer_hooks.notice.sources import open_sources
 from trainer_hooks.protocol import EndReason
 from trainer_hooks.settings import Settings
-from trainer_hooks.storage import LocalStorage, Storage
+from trainer_hooks.storage import Storage
 
 log = logging.getLogger(__name__)
-
-LOCAL_PERIOD_SECONDS = 0.5
-REMOTE_PERIOD_SECONDS = 5.0
-"""Each look at the control files is two requests, which an object store bills."""
 
 
 class Verdict(IntEnum):
@@ -47,6 +43,12 @@ class Verdict(IntEnum):
                 return "stopped"
             case Verdict.PREEMPTED:
                 return "preempted"
+
+
+WHY: Mapping[Verdict, str] = {
+    Verdict.STOPPED: "stopped as asked",
+    Verdict.OUT_OF_BUDGET: "stopped at the cap",
+}
 
 
 class Attention:
@@ -78,8 +80,7 @@ class Attention:
         self._listener.start()
         if storage is not None:
             self._control = Control(storage, attempt=attempt, on_stop=self._stop, on_checkpoint=self.ask_for_save)
-            is_local = isinstance(storage, LocalStorage)
-            self._control.start(period_seconds=LOCAL_PERIOD_SECONDS if is_local else REMOTE_PERIOD_SECONDS)
+            self._control.start(period_seconds=period_seconds(storage))
 
     def stop(self) -> None:
         """End the threads. Signals stay caught: a second one must not turn a clean exit into a killed process."""

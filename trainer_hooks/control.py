@@ -8,9 +8,13 @@ import threading
 from collections.abc import Callable
 
 from trainer_hooks.protocol import CONTROL_CHECKPOINT, CONTROL_STOP
-from trainer_hooks.storage import Storage
+from trainer_hooks.storage import LocalStorage, Storage
 
 log = logging.getLogger(__name__)
+
+LOCAL_PERIOD_SECONDS = 0.5
+REMOTE_PERIOD_SECONDS = 5.0
+"""Each look at the control files is two requests, which an object store bills."""
 
 _LIMIT_BYTES = 1 << 16
 
@@ -32,7 +36,7 @@ class Control:
     def start(self, *, period_seconds: float) -> None:
         """Requests for a checkpoint made before now are served by whatever was resumed from."""
         try:
-            self._seen_checkpoint = self._content(CONTROL_CHECKPOINT)
+            self._seen_checkpoint = content(self._storage, CONTROL_CHECKPOINT)
         except OSError as error:
             log.warning("control files cannot be read", extra={"error": str(error)})
         args = (period_seconds,)
@@ -43,11 +47,11 @@ class Control:
 
     def poll(self) -> None:
         """Raises: OSError: the storage did not answer."""
-        stop = self._content(CONTROL_STOP)
+        stop = content(self._storage, CONTROL_STOP)
         if stop is not None and not self._obeyed_stop and is_for(stop, self._attempt):
             self._obeyed_stop = True
             self._on_stop()
-        checkpoint = self._content(CONTROL_CHECKPOINT)
+        checkpoint = content(self._storage, CONTROL_CHECKPOINT)
         if checkpoint is not None and checkpoint != self._seen_checkpoint:
             self._seen_checkpoint = checkpoint
             self._on_checkpoint()
@@ -63,11 +67,18 @@ class Control:
                     log.warning("control files cannot be read", extra={"error": str(error)})
             self._stopped.wait(period_seconds)
 
-    def _content(self, path: str) -> bytes | None:
-        try:
-            return self._storage.read(path, limit_bytes=_LIMIT_BYTES)
-        except FileNotFoundError:
-            return None
+
+def period_seconds(storage: Storage) -> float:
+    """Between two looks at the control files."""
+    return LOCAL_PERIOD_SECONDS if isinstance(storage, LocalStorage) else REMOTE_PERIOD_SECONDS
+
+
+def content(storage: Storage, path: str) -> bytes | None:
+    """Of a control file, `None` where there is none. Raises: OSError: the storage did not answer."""
+    try:
+        return storage.read(path, limit_bytes=_LIMIT_BYTES)
+    except FileNotFoundError:
+        return None
 
 
 def is_for(stop: bytes, attempt: int) -> bool:

@@ -26,12 +26,12 @@ from trainer_hooks.journal import Journal
 from trainer_hooks.meter import say
 from trainer_hooks.protocol import checkpoint_name
 from trainer_hooks.ranks import Board, Ranks
+from trainer_hooks.rendezvous import PARTING_SECONDS
 from trainer_hooks.schedule import SaveCost, is_due, least_loss_seconds
 from trainer_hooks.settings import Settings
 from trainer_hooks.storage import LocalStorage, Storage
 
 DECIDING_SECONDS = 30.0
-PARTING_SECONDS = 5.0
 CLOSING_SECONDS = 120.0
 """At the end of a process, for what is still being written; whoever ends it meanwhile loses only that."""
 FAILED_SECONDS = 10.0

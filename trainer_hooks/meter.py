@@ -1,6 +1,6 @@
 """What the attempt costs, and the line that says so: `step 9,412 · $0.0427/step · $439.71 so far`.
 
-    spent = spent before + price · (now − the process's start)
+    spent = spent before + price · (now − start)
 
 The clock is monotonic: a wall clock that jumps must not change a bill.
 """
@@ -26,23 +26,26 @@ class Price:
     """`usd_per_hour` is of the whole placement; `None`: unknown, then no dollars are shown and no cap holds."""
 
     usd_per_hour: Decimal | None
-    spent_usd: Decimal  # by the run, before this attempt
+    spent_usd: Decimal  # by the run, before the meter starts
     cap_usd: Decimal | None
 
 
 class Meter:
-    """Counts from the start of the process, since that is about when the machine began to be billed."""
+    """Counts from the start of the process, since that is about when the machine began to be billed.
+
+    Of an attempt that took over it counts from the go, up to which the launcher says what was spent.
+    """
 
     def __init__(self, price: Price, *, started: float) -> None:
         """`started` is an instant of `time.monotonic`."""
         self.price = price
-        self._started = started
+        self.started = started
 
     def spent_usd(self, now: float) -> Decimal | None:
         """By the run until `now`; `None` without a price."""
         if self.price.usd_per_hour is None:
             return None
-        hours = Decimal(str(max(0.0, now - self._started))) / 3600
+        hours = Decimal(str(max(0.0, now - self.started))) / 3600
         return self.price.spent_usd + self.price.usd_per_hour * hours
 
     def stop_at(self, save_seconds: float) -> float:
@@ -53,7 +56,7 @@ class Meter:
         left_usd = price.cap_usd - price.spent_usd
         if price.usd_per_hour <= 0:
             return math.inf if left_usd > 0 else -math.inf
-        return self._started + float(left_usd / price.usd_per_hour * 3600) - save_seconds - CAP_SECONDS
+        return self.started + float(left_usd / price.usd_per_hour * 3600) - save_seconds - CAP_SECONDS
 
     def line(self, step: int, *, step_seconds: float | None, now: float) -> str:
         """One line for a human; without a price only step and speed."""

@@ -7,6 +7,8 @@ Standard library only: both sides import it, and neither imports the other. Layo
     chunks/<hash>                           bytes of checkpoints, each written once
     checkpoints/step-<N>-a<attempt>/        its `manifest.json` is written last
     control/stop, control/checkpoint        appear when the launcher wants a graceful end, or a save now
+    control/ready-<attempt>                 written by an attempt that is set up and waits to relieve another one
+    control/go-<attempt>                    written by the launcher when that other one has ended: take over
 
 Readers ignore kinds, fields and files they do not know, so either side may be the newer one.
 """
@@ -100,6 +102,7 @@ class Contract(CheckpointTerms):
     interruptions_per_hour: float | None = None  # of the whole placement: it is taken, or a node breaks
     spent_usd: Decimal = Decimal(0)  # by the run, before this attempt
     cap_usd: Decimal | None = None
+    relieves: int | None = None  # the attempt that trains now: wait for its end before the run folder is touched
 
     def to_environment(self) -> dict[str, str]:
         """The variables that carry this contract; what is `None` is left out."""
@@ -123,6 +126,7 @@ class Contract(CheckpointTerms):
             "LAUNCH_INTERRUPTIONS_PER_HOUR": self.interruptions_per_hour,
             "LAUNCH_SPENT_USD": self.spent_usd,
             "LAUNCH_CAP_USD": self.cap_usd,
+            "LAUNCH_RELIEVES": self.relieves,
         }
         return {name: str(value) for name, value in values.items() if value is not None}
 
@@ -152,6 +156,7 @@ class Contract(CheckpointTerms):
             interruptions_per_hour=_interruptions_per_hour(environ),
             spent_usd=_number_or(environ, "LAUNCH_SPENT_USD", Decimal, Decimal(0)),
             cap_usd=_number_or(environ, "LAUNCH_CAP_USD", Decimal, None),
+            relieves=_number_or(environ, "LAUNCH_RELIEVES", int, None),
         )
 
 
@@ -264,6 +269,14 @@ def journal_folder(attempt: int) -> str:
 
 def segment_name(segment: int) -> str:
     return f"{segment:08d}.jsonl"
+
+
+def control_ready(attempt: int) -> str:
+    return f"control/ready-{attempt}"
+
+
+def control_go(attempt: int) -> str:
+    return f"control/go-{attempt}"
 
 
 def checkpoint_name(step: int, attempt: int) -> str:

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 PAUSE_SECONDS = (0.0002, 0.01)
 """Between two looks into the store, the first and the longest: a blocking wait would keep other threads out of it."""
 
+PARTING_SECONDS = 5.0
+"""That rank 0 stays for the others to read what it said last: it serves the store through which they talk."""
+
 VALUE_BYTES = 4 << 20
 """Under one key: a TCPStore refuses messages over 8 MiB (torch 2.13, TCPStoreLibUvBackend.cpp)."""
 

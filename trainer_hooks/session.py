@@ -14,11 +14,11 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, NoReturn, Self
 
-from trainer_hooks.attention import Attention, Verdict
+from trainer_hooks.attention import WHY, Attention, Verdict
 from trainer_hooks.beginning import number_attempt, tell_of_resume
 from trainer_hooks.checkpoint import rng
 from trainer_hooks.checkpoint.objects import stateful
@@ -26,6 +26,7 @@ from trainer_hooks.checkpoint.save import Wanted
 from trainer_hooks.checkpoint.saver import MAX_FAILURES_IN_ROW
 from trainer_hooks.ending import Ending
 from trainer_hooks.errors import SavingFailed
+from trainer_hooks.handover import take_turn
 from trainer_hooks.journal import Journal
 from trainer_hooks.keeper import Keeper
 from trainer_hooks.loop import (
@@ -39,17 +40,15 @@ from trainer_hooks.loop import (
     place_of_rank,
     warn_of_persistent_workers,
 )
-from trainer_hooks.meter import Meter, process_started, say
+from trainer_hooks.meter import say
 from trainer_hooks.notice.listener import Heard
 from trainer_hooks.protocol import EXIT_RESCHEDULE, EndReason, Notice, Started
 from trainer_hooks.ranks import Agreement, find_ranks, steps_until_agreement
+from trainer_hooks.rendezvous import PARTING_SECONDS
 from trainer_hooks.reporter import Reporter
 from trainer_hooks.schedule import Every
 from trainer_hooks.settings import resolve
 from trainer_hooks.storage import Storage, open_storage
-
-PARTING_SECONDS = 5.0
-"""That rank 0 stays for the others to read what it said last: it serves the store through which they talk."""
 
 
 class Session:
@@ -57,10 +56,12 @@ class Session:
 
     Keywords name what belongs to the training's state: anything with `state_dict` and `load_state_dict`.
     `step` counts finished steps of all attempts, `resumed_from` is the checkpoint's name or `None`.
-    In a process group, make it after `init_process_group`, on every rank alike; rank 0 writes.
+    In a process group, make it after `init_process_group`, on every rank alike; rank 0 writes. Where the launcher
+    has it relieve another attempt (`LAUNCH_RELIEVES`), making it waits until that one has ended.
 
     Raises: CheckpointsDamaged: there are checkpoints, and none verifies. CheckpointMismatch: the newest is of
     other objects. ProtocolError: a `LAUNCH_*` variable is malformed. ValueError, TypeError: an argument is.
+    SystemExit(75): it was stopped before the other attempt had ended.
     """
 
     step = 0
@@ -79,6 +80,7 @@ class Session:
         self._ranks = find_ranks(os.environ)
         storage = open_storage(self._settings.run_uri)
         self._attempt = number_attempt(self._settings, storage, self._ranks)
+        self._meter = take_turn(self._settings, storage, self._ranks, attempt=self._attempt)
         journal = Journal(storage if self._ranks.is_first else None, attempt=self._attempt)
         journal.claim()
         self._pace = Pace()
@@ -91,7 +93,6 @@ class Session:
             attempt=self._attempt,
             slowed_seconds=self._pace.slowed_seconds,
         )
-        self._meter = Meter(self._settings.price, started=process_started())
         self._reporter = Reporter(journal, self._meter, saving=self._keeper.progress, is_shown=self._ranks.is_first)
         self._cursor = Cursor()
         self._loops = 0  # calls of `session(…)` so far
@@ -308,7 +309,7 @@ class Session:
         if self._keeper.superseded:
             self._yield_to_newer()
         unsaved = f"step {self.step:,} could NOT be saved ({failure}), the last checkpoint is what there is"
-        self._leave(f"{_WHY[ending]}; {unsaved if failure else f'saved at step {self.step:,}'}", ending.end)
+        self._leave(f"{WHY[ending]}; {unsaved if failure else f'saved at step {self.step:,}'}", ending.end)
 
     def _evacuate(self) -> NoReturn:
         why = "nothing was left to save"
@@ -400,9 +401,3 @@ class Session:
         self._has_ended = True
         self._close_down(has_failed=reason == "failed")
         self._reporter.end(reason, self.step, self._pace.step_seconds)
-
-
-_WHY: Mapping[Verdict, str] = {
-    Verdict.STOPPED: "stopped as asked",
-    Verdict.OUT_OF_BUDGET: "stopped at the cap",
-}

@@ -34,6 +34,7 @@ MIN_KEEP = 2
 class Settings:
     run_id: str
     attempt: int | None  # None: nobody counts attempts but the run folder
+    relieves: int | None = None  # the attempt to wait for
     run_uri: str
     every: Every
     keep: int
@@ -64,6 +65,7 @@ def resolve(environ: Mapping[str, str], *, run_uri: str | None, every: Every | N
     return Settings(
         run_id=run_id,
         attempt=contract.attempt if contract else None,
+        relieves=contract.relieves if contract else None,
         run_uri=uri,
         every=_every(every, terms),
         keep=_keep(keep, terms),

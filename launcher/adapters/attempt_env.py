@@ -14,7 +14,7 @@ from trainer_hooks.protocol import CAP_SECONDS, Best, Contract
 _METADATA_SERVICES = {"aws": "ec2", "gcp": "gce", "azure": "azure"}
 
 
-def attempt_environment(
+def attempt_environment(  # noqa: PLR0913  # one argument for each thing that only the caller knows of the attempt
     spec: RunSpec,
     *,
     run_id: str,
@@ -24,6 +24,7 @@ def attempt_environment(
     spent_usd: Decimal,
     cap_usd: Decimal | None,
     time_scale: float,
+    relieves: int | None = None,
 ) -> dict[str, str]:
     """The spec's variables, and over them what the trainer is told by the launcher.
 
@@ -54,6 +55,7 @@ def attempt_environment(
         interruptions_per_hour=interruptions_per_hour(placement) * time_scale,
         spent_usd=spent_usd,
         cap_usd=None if cap_usd is None else cap_usd + in_hand,
+        relieves=relieves,
     )
     return {**spec.env, **contract.to_environment(), JOB_VARIABLE: job_name(run_id, attempt)}
 

@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from datetime import datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -63,6 +64,12 @@ class FsspecJournal:
     def request_checkpoint(self) -> None:
         """Every request has an id of its own, so that the trainer answers a repeated one with a save of its own."""
         self._write(protocol.CONTROL_CHECKPOINT, {"id": uuid.uuid4().hex})
+
+    def is_ready(self, attempt: int) -> bool:
+        return self.get(protocol.control_ready(attempt)) is not None
+
+    def hand_over(self, attempt: int, *, spent_usd: Decimal) -> None:
+        self._write(protocol.control_go(attempt), {"spent_usd": str(spent_usd)})
 
     def put(self, name: str, content: dict[str, object]) -> None:
         """Replace a small file of the launcher's own. Raises: BackendError: the folder did not answer."""

@@ -116,6 +116,19 @@ def test_how_often_the_machine_is_taken_and_what_may_be_lost_reach_the_session()
     assert found.seconds_between_interruptions == pytest.approx(3600 / interruptions_per_hour(spot))
 
 
+@pytest.mark.parametrize("time_scale", [1.0, 60.0])
+def test_an_attempt_that_relieves_another_one_is_told_which(time_scale: float) -> None:
+    told = environment(on_aws(), relieves=1, time_scale=time_scale)
+
+    assert told["LAUNCH_RELIEVES"] == "1"
+    assert resolve(told, run_uri=None, every=None, keep=None).relieves == 1
+
+
+def test_an_attempt_that_relieves_nobody_waits_for_nobody() -> None:
+    assert "LAUNCH_RELIEVES" not in environment(on_aws())
+    assert resolve(environment(on_aws()), run_uri=None, every=None, keep=None).relieves is None
+
+
 def test_without_a_cap_none_is_told() -> None:
     assert "LAUNCH_CAP_USD" not in environment(on_aws(), cap_usd=None)
 

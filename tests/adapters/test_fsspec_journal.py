@@ -6,6 +6,7 @@ import json
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +38,10 @@ class Run:
     def write_bytes(self, attempt: int, segment: int, content: bytes) -> None:
         name = f"{protocol.journal_folder(attempt)}/{protocol.segment_name(segment)}"
         self.files.makedirs(f"{self.path}/{protocol.journal_folder(attempt)}", exist_ok=True)
+        self.files.pipe_file(f"{self.path}/{name}", content)
+
+    def say(self, name: str, content: bytes) -> None:
+        self.files.makedirs(f"{self.path}/{name}".rpartition("/")[0], exist_ok=True)
         self.files.pipe_file(f"{self.path}/{name}", content)
 
     def control(self, name: str) -> dict[str, Any]:
@@ -216,12 +221,40 @@ def test_every_request_for_a_checkpoint_is_another_one(run: Run) -> None:
     assert first != second
 
 
+def test_an_attempt_is_ready_when_its_own_trainer_has_said_so(run: Run) -> None:
+    assert not run.journal.is_ready(4)
+
+    run.say(protocol.control_ready(3), b'{"attempt": 3}')
+    assert (run.journal.is_ready(3), run.journal.is_ready(4)) == (True, False)
+
+    run.say(protocol.control_ready(4), b'{"attempt": 4}')
+    assert run.journal.is_ready(4)
+
+
+def test_a_go_says_to_the_cent_what_was_spent_and_may_be_said_again(run: Run) -> None:
+    run.journal.hand_over(4, spent_usd=Decimal("12.340000000000000001"))
+    assert run.control("control/go-4") == {"spent_usd": "12.340000000000000001"}
+
+    run.journal.hand_over(4, spent_usd=Decimal("12.50"))
+    assert run.control("control/go-4") == {"spent_usd": "12.50"}
+    assert not run.journal.is_ready(4)
+
+
+def test_a_handover_leaves_no_trace_in_the_journal(run: Run) -> None:
+    """A newer attempt there would fence the one that trains."""
+    run.journal.is_ready(4)
+    run.journal.hand_over(4, spent_usd=Decimal(1))
+
+    assert [path.rpartition("/")[2] for path in run.files.ls(run.path, detail=False)] == ["control"]
+
+
 def test_a_request_leaves_nothing_else_behind(run: Run) -> None:
     run.journal.request_stop(1)
     run.journal.request_checkpoint()
+    run.journal.hand_over(2, spent_usd=Decimal(1))
 
     names = sorted(path.rpartition("/")[2] for path in run.files.ls(f"{run.path}/control", detail=False))
-    assert names == ["checkpoint", "stop"]
+    assert names == ["checkpoint", "go-2", "stop"]
 
 
 def test_a_folder_that_does_not_answer_is_an_error_to_repeat(tmp_path: Path) -> None:
@@ -232,11 +265,19 @@ def test_a_folder_that_does_not_answer_is_an_error_to_repeat(tmp_path: Path) -> 
         run.journal.read(1, after_segment=0)
 
 
+def test_whether_an_attempt_is_ready_is_unknown_where_the_folder_does_not_answer(tmp_path: Path) -> None:
+    (tmp_path / protocol.control_ready(1)).mkdir(parents=True)
+
+    with pytest.raises(BackendError, match="did not answer"):
+        Run(str(tmp_path)).journal.is_ready(1)
+
+
 def test_a_folder_that_cannot_be_written_is_an_error_to_repeat(tmp_path: Path) -> None:
     (tmp_path / "control").write_text("in the way")
 
-    with pytest.raises(BackendError, match="did not answer"):
-        Run(str(tmp_path)).journal.request_stop(1)
+    for ask in (lambda journal: journal.request_stop(1), lambda journal: journal.hand_over(1, spent_usd=Decimal(1))):
+        with pytest.raises(BackendError, match="did not answer"):
+            ask(Run(str(tmp_path)).journal)
 
 
 def test_a_uri_that_no_library_reads_is_a_wrong_input() -> None:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
 
 import pytest
 import s3fs  # type: ignore[import-untyped]  # it ships no types
@@ -11,7 +14,10 @@ from launcher.adapters.fsspec_journal import FsspecJournal
 from launcher.adapters.system_clock import SystemClock
 from launcher.core.journal import TrainerEnded, TrainerStepped
 from launcher.errors import BackendError
+from tests.hooks.folders import launch
+from tests.hooks.ranks_training import wait_for
 from tests.hooks.slow_s3 import Kind, Line, Trouble
+from tests.hooks.training import Recipe, train, undisturbed
 from trainer_hooks import protocol
 from trainer_hooks.storage import open_storage
 
@@ -74,6 +80,40 @@ def test_a_request_to_save_has_an_id_of_its_own_each_time(s3: str) -> None:
     assert first != control(s3, protocol.CONTROL_CHECKPOINT)
 
 
+@pytest.mark.parametrize("kind", ["answer", "hang up before", "hang up within", "lose the answer", "cut the answer"])
+def test_over_a_bad_line_a_trainer_that_waits_is_seen_and_gets_its_go(kind: Kind, s3_line: tuple[str, Line]) -> None:
+    uri, line = s3_line
+    journal = a_journal(uri)
+    assert not journal.is_ready(2)
+    open_storage(uri).put(protocol.control_ready(2), b'{"attempt": 2}')
+    line.troubles = [Trouble(kind=kind, method=method, path="control/") for method in ("GET", "PUT")]
+
+    is_ready = journal.is_ready(2)
+    journal.hand_over(2, spent_usd=Decimal("12.34"))
+
+    assert [trouble.times for trouble in line.troubles] == [0, 0]
+    assert is_ready
+    assert control(uri, protocol.control_go(2)) == b'{"spent_usd": "12.34"}'
+
+
+def test_a_session_waits_in_a_bucket_for_the_go_of_its_launcher(s3: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    journal = a_journal(s3)
+    monkeypatch.setattr("trainer_hooks.control.REMOTE_PERIOD_SECONDS", 0.05)
+    launch(monkeypatch, Path(), attempt=2, relieves=1, run_uri=s3)
+
+    def hand_over() -> None:
+        wait_for(lambda: journal.is_ready(2))
+        assert open_storage(s3).names("journal") == ()
+        journal.hand_over(2, spent_usd=Decimal("12.34"))
+
+    with ThreadPoolExecutor(1) as pool:
+        launcher = pool.submit(hand_over)
+        assert train(Path(), Recipe(steps=4), run_uri=s3) == undisturbed(Recipe(steps=4))
+        launcher.result()
+
+    assert [type(line) for line in journal.read(2, after_segment=0)][-1] is TrainerEnded
+
+
 def test_a_bucket_that_does_not_answer_is_said_to_be_that_and_is_asked_again(s3_line: tuple[str, Line]) -> None:
     uri, line = s3_line
     write(uri, 1, protocol.Step(step=1, step_seconds=0.5))
@@ -84,6 +124,10 @@ def test_a_bucket_that_does_not_answer_is_said_to_be_that_and_is_asked_again(s3_
         journal.read(1, after_segment=0)
     with pytest.raises(BackendError, match="did not answer"):
         journal.request_stop(1)
+    with pytest.raises(BackendError, match="did not answer"):
+        journal.is_ready(1)
+    with pytest.raises(BackendError, match="did not answer"):
+        journal.hand_over(1, spent_usd=Decimal(1))
 
     line.troubles = []
     assert len(journal.read(1, after_segment=0)) == 1
