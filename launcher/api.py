@@ -6,7 +6,7 @@ import getpass
 import json
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from decimal import ROUND_CEILING, Decimal
 from pathlib import Path
@@ -30,8 +30,11 @@ from launcher.core.events import (
     UsdQuantiles,
 )
 from launcher.core.gravity import HOURS_PER_MONTH
+from launcher.core.hindsight import of_run
 from launcher.core.offers import Offer, Placement
-from launcher.core.planner import Plan, plan, unaccepted_egress_usd, why_nothing
+from launcher.core.planner import Plan, highest_usd, plan, unaccepted_egress_usd, why_nothing
+from launcher.core.prospect import prospect_of_run, prospect_of_spec
+from launcher.core.replay import Question, Replay, of_spec
 from launcher.core.saving import checkpoint_gb, durable_seconds, save_seconds, storage_usd_per_gb_month
 from launcher.core.spec import Market, RunSpec
 from launcher.core.state import RunState
@@ -75,6 +78,18 @@ def draft(
     `simulate` runs it against a market drawn from that seed; `accept_egress_usd` is a consent that goes before what the
     file says. Raises: InputError: train.yaml, pricing.yaml or the market is wrong, or a bucket cannot be asked.
     """
+    spec, workdir = _load(wiring, path)
+    if simulate is not None:
+        scale = time_scale or (spec.market.time_scale if spec.market else 60.0)
+        spec = spec.model_copy(update={"market": Market(seed=simulate, time_scale=scale)})
+    if accept_egress_usd is not None:
+        spec = spec.accepting_egress(accept_egress_usd)
+    spec = wiring.ask_buckets(spec, progress)
+    return Draft(spec=spec, workdir=workdir, plan=make_plan(wiring, spec))
+
+
+def _load(wiring: Wiring, path: Path) -> tuple[RunSpec, Path]:
+    """The spec, its paths absolute, and the folder of its script."""
     spec = load_spec(path, wiring.catalog)
     here = path.absolute().parent
     workdir = (here / spec.workdir).resolve()
@@ -86,13 +101,7 @@ def draft(
     if spec.market is not None and spec.market.file is not None:
         absolute = spec.market.model_copy(update={"file": str((here / spec.market.file).resolve())})
         spec = spec.model_copy(update={"market": absolute})
-    if simulate is not None:
-        scale = time_scale or (spec.market.time_scale if spec.market else 60.0)
-        spec = spec.model_copy(update={"market": Market(seed=simulate, time_scale=scale)})
-    if accept_egress_usd is not None:
-        spec = spec.accepting_egress(accept_egress_usd)
-    spec = wiring.ask_buckets(spec, progress)
-    return Draft(spec=spec, workdir=workdir, plan=make_plan(wiring, spec))
+    return spec, workdir
 
 
 def make_plan(wiring: Wiring, spec: RunSpec) -> Plan:
@@ -106,6 +115,23 @@ def make_plan(wiring: Wiring, spec: RunSpec) -> Plan:
     return plan(spec, wiring.book(spec, clock), wiring.measured(spec), now=clock.now(), rules=wiring.rules(spec))
 
 
+def replay_spec(wiring: Wiring, path: Path, question: Question, *, progress: Progress = lambda *_: None) -> Replay:
+    """What the run that `path` describes would cost under each policy. Raises: as `draft`, and NothingFeasible."""
+    spec = wiring.ask_buckets(_load(wiring, path)[0], progress)
+    clock = wiring.clock(spec)
+    book, rules = wiring.book(spec, clock), wiring.rules(spec)
+    return of_spec(question, prospect_of_spec(spec, book, wiring.measured(spec), now=clock.now(), rules=rules))
+
+
+def replay_run(wiring: Wiring, run_id: str, question: Question) -> Replay:
+    """What the run would have cost under each policy, beside what it did cost. Raises: NoSuchRun, NothingFeasible."""
+    state = wiring.state(run_id)
+    terms, clock = wiring.of(state), wiring.run_clock(state)
+    offers = terms.prices(state.spec, clock).offers(state.submitted_at)
+    book = replace(terms.book(state.spec, clock), offers=offers)
+    return of_run(question, state, prospect_of_run(state, book, rules=wiring.rules(state.spec)), now=clock.now())
+
+
 def choose(plan: Plan, number: int = 1) -> Estimate:
     """The plan's entry of that rank. Raises: NothingFeasible, InputError: there is none."""
     if not plan.ranked:
@@ -113,16 +139,6 @@ def choose(plan: Plan, number: int = 1) -> Estimate:
     if not 1 <= number <= len(plan.ranked):
         raise InputError([Problem("L120", f"there is no plan {number}", fix=f"choose 1 to {len(plan.ranked)}")])
     return plan.ranked[number - 1]
-
-
-def highest_usd(spec: RunSpec, chosen: Estimate) -> Decimal:
-    """What the user is asked to agree to: the high end of the range, or the spec's own cap where that is lower.
-
-    Rounded up, to the dollar from $10 on and to the cent below.
-    """
-    if spec.cost.cap is not None and spec.cost.cap < chosen.high_usd:
-        return spec.cost.cap
-    return chosen.high_usd.quantize(Decimal(1) if chosen.high_usd >= 10 else Decimal("0.01"), ROUND_CEILING)
 
 
 def approve(spec: RunSpec, chosen: Estimate, *, amount: Decimal) -> Decimal:
@@ -215,7 +231,7 @@ def _promise(chosen: Estimate) -> Promise:
         step=_promised_step(chosen),
         expected=Expected(
             preemptions=chosen.preemptions,
-            restart_hours=chosen.preemptions * chosen.option.setup_seconds / 3600,
+            restart_hours=chosen.restart_hours,
             usd_per_hour=chosen.placement.usd_per_hour,
             parts_usd=dict(chosen.parts),
             fallback_hours=chosen.fallback_hours,

@@ -153,6 +153,7 @@ def _request(wiring: Wiring, state: RunState, attempt: Attempt, *, time_scale: f
             spent_usd=spent,
             cap_usd=state.approved_usd,
             time_scale=time_scale,
+            relieves=attempt.relieves,
         ),
         tags=spec.tags,
         paid_seconds=float((state.approved_usd - spent) / hourly) * 3600 / time_scale,
@@ -189,12 +190,14 @@ def supervisor(wiring: Wiring, run_id: str) -> Supervisor:
 
 
 def _options(wiring: Wiring, state: RunState, clock: SystemClock) -> Sequence[Option]:
-    """The run's places at today's prices, and at the pace that its user agreed to."""
-    from launcher.core.planner import survey
+    """The run's places at today's prices, at the pace that is measured, or that its user agreed to."""
+    from launcher.core.standing import step_seconds
+    from launcher.core.survey import survey
     from launcher.core.workload import Measured
 
     spec, pace = state.spec, state.submitted.pace
-    workload = spec.workload.model_copy(update={"step_seconds": pace.step_seconds, "setup_seconds": pace.setup_seconds})
+    known = {"step_seconds": step_seconds(state), "setup_seconds": pace.setup_seconds}
+    workload = spec.workload.model_copy(update=known)
     checkpoint = spec.checkpoint.model_copy(update={"save_seconds": pace.save_seconds})
     agreed = spec.model_copy(update={"workload": workload, "checkpoint": checkpoint})
     newest = state.checkpoint

@@ -1,7 +1,8 @@
 """The loop that brings a run to its end: read, observe, decide, record, act.
 
 Nothing is kept between two turns, so a restart is no special case. Intent is recorded before its effect
-(`AttemptRequested` → launch), a verdict before its release (`AttemptEnded` → stop → `AttemptReleased`).
+(`AttemptRequested` → launch, `HandedOver` → go), a verdict before its release (`AttemptEnded` → stop →
+`AttemptReleased`). What is said to a trainer is said again at every look until it is seen to have heard it.
 Three defences keep two supervisors apart, each of which works alone: the lock around `supervise`, the sweep of
 jobs that the ledger does not count as live, and the attempt number that fences checkpoint folders.
 """
@@ -13,19 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
+from launcher.core.actions import Action, AskToEnd, Finish, HandOver, Judge, Keep, Launch, Relaunch, Release, Wait
 from launcher.core.checkpoints import Replica
-from launcher.core.conduct import (
-    Action,
-    AskToEnd,
-    Finish,
-    Judge,
-    Keep,
-    Launch,
-    Relaunch,
-    Release,
-    Wait,
-    next_action,
-)
+from launcher.core.conduct import next_action
 from launcher.core.events import (
     AttemptEnded,
     AttemptRefused,
@@ -34,12 +25,13 @@ from launcher.core.events import (
     CheckpointReplicated,
     EndRequested,
     Event,
+    HandedOver,
     PriceChanged,
     RunFinished,
 )
 from launcher.core.observe import Patience, has_fled, observe
 from launcher.core.options import Option, Rules
-from launcher.core.state import Attempt, RunState, attempt_of, fold, job_name, run_uri_of
+from launcher.core.state import Attempt, RunState, attempt_of, fold, job_name, run_uri_of, spent_usd
 from launcher.errors import BackendError, InputError, LaunchRefused, LedgerConflict, LedgerUnavailable, NoSuchRun
 from launcher.ports import Backend, Clock, Journal, LaunchRequest, Ledger, Phase
 
@@ -112,38 +104,39 @@ class Supervisor:
         return after
 
     def _observe(self, state: RunState) -> RunState:
-        """Record what is new of the live attempt; the state behind it."""
-        live = next((a for a in state.attempts if a.is_live), None)
-        if live is None:
-            return state
+        """Record what is new of the live attempts, the one that trains first; the state behind it."""
+        events = [event for a in (state.trainer, state.incoming) if a for event in self._news(state, a)]
+        return self._record(state, *events) if events else state
+
+    def _news(self, state: RunState, live: Attempt) -> Sequence[Event]:
         journal = self.journal(run_uri_of(state, live.number))
         known = max(0, live.segment - 1)
-        lines = journal.read(live.number, after_segment=known)
+        lines = () if live.is_incoming else journal.read(live.number, after_segment=known)
         if live.started_at is not None and has_fled(lines):  # asking its machine takes seconds that a successor needs
             phase = Phase(kind="unreachable", started_at=live.started_at)
         else:
             phase = self.backend.phase(job_name(self.run_id, live.number))
             if phase.kind == "absent" and live.started_at is not None:  # launched from elsewhere: its trainer may live
                 phase = Phase(kind="unreachable", started_at=live.started_at)
-            lines = journal.read(live.number, after_segment=known)  # what was written before the end that is seen now
+            if not live.is_incoming:  # else it writes nothing before its turn
+                lines = journal.read(live.number, after_segment=known)  # before the end that is seen now
+        is_expected = live.is_incoming and live.ready_at is None and phase.kind != "absent"
+        is_ready = is_expected and journal.is_ready(live.number)
         patience = Patience(
             silence_seconds=self.rules.silence_seconds,
             start_seconds=self.rules.start_seconds,
             cut_off_seconds=self.rules.cut_off_seconds,
         )
-        events = observe(live, phase, lines, now=max(self.clock.now(), state.at), patience=patience)
-        return self._record(state, *events) if events else state
+        now = max(self.clock.now(), state.at)
+        return observe(live, phase, lines, now=now, patience=patience, is_ready=is_ready)
 
     def _at_price(self, state: RunState, options: Sequence[Option]) -> RunState:
-        """The state behind a change of what the live attempt's machine costs."""
-        live = next((a for a in state.attempts if a.is_live and a.started_at), None)
-        if live is None:
-            return state
-        placements = (o.placement for o in options if o.placement.offer.key == live.placement.offer.key)
-        current = next(placements, live.placement)
-        if current.usd_per_hour == live.placement.usd_per_hour:
-            return state
-        return self._record(state, PriceChanged(attempt=live.number, placement=current))
+        """The state behind a change of what the live attempts' machines cost."""
+        now = {o.placement.offer.key: o.placement for o in options}
+        live = [(a, now.get(a.placement.offer.key, a.placement)) for a in state.attempts if a.is_live and a.started_at]
+        changed = [(a, current) for a, current in live if current.usd_per_hour != a.placement.usd_per_hour]
+        events = [PriceChanged(attempt=a.number, placement=current) for a, current in changed]
+        return self._record(state, *events) if events else state
 
     def _act(self, state: RunState) -> float:
         options = self.options(state, max(self.clock.now(), state.at))
@@ -155,6 +148,8 @@ class Supervisor:
             case Relaunch():
                 self._grant(state, state.attempts[action.attempt - 1])
                 return self.rules.poll_seconds
+            case HandOver():
+                self._hand_over(state, state.attempts[action.attempt - 1])
             case AskToEnd():
                 event = EndRequested(attempt=action.attempt, cause=action.cause, why=action.why)
                 self._record(state, event)
@@ -162,8 +157,7 @@ class Supervisor:
             case Judge():
                 self._judge(state, action)
             case Release():
-                self.backend.stop(job_name(self.run_id, action.attempt))
-                self._record(state, AttemptReleased(attempt=action.attempt))
+                self._release(state, state.attempts[action.attempt - 1])
             case Finish():
                 self._record(state, RunFinished(outcome=action.outcome, detail=action.detail))
             case Wait():
@@ -186,6 +180,8 @@ class Supervisor:
             restore_usd_per_gb=option.traffic.restore_usd_per_gb,
             move_from=option.move_from,
             move_usd_per_gb=option.move_usd_per_gb,
+            relieves=action.relieves,
+            overlaps=action.overlaps,
         )
         state = self._record(state, intent)
         self._grant(state, state.attempts[-1])
@@ -200,13 +196,14 @@ class Supervisor:
         else:
             self._sweep()  # a rival may have closed the attempt while this launch was under way
 
-    def _bring_checkpoint(self, state: RunState, attempt: Attempt) -> RunState:
+    def _bring_checkpoint(self, state: RunState, attempt: Attempt, *, again: bool = False) -> RunState:
         """The newest checkpoint lies beside the machine before the machine is paid for.
 
-        Where that one is damaged an older one was brought, once.
+        Where that one is damaged an older one was brought, once; what the other one saved since comes at the handover.
         """
         here, newest = run_uri_of(state, attempt.number), state.checkpoint
-        if newest is None or here in newest.run_uris or attempt.replicated_at is not None:
+        has_it = newest is None or here in newest.run_uris
+        if newest is None or has_it or (attempt.replicated_at is not None and not again):
             return state
         priced = f"{attempt.move_from}/{self.run_id}"  # the copy whose way was priced
         source = priced if priced in newest.run_uris else newest.run_uris[-1]
@@ -221,11 +218,29 @@ class Supervisor:
         event = AttemptEnded(attempt=action.attempt, outcome=action.outcome, detail=action.detail, cause=action.cause)
         self._record(state, event)
 
+    def _hand_over(self, state: RunState, attempt: Attempt) -> None:
+        """The ledger first: a supervisor that was overtaken gives nobody the go."""
+        state = self._bring_checkpoint(state, attempt, again=True)
+        self._give_go(self._record(state, HandedOver(attempt=attempt.number)), attempt)
+
+    def _give_go(self, state: RunState, attempt: Attempt) -> None:
+        spent = spent_usd(state, max(self.clock.now(), state.at))
+        self.journal(run_uri_of(state, attempt.number)).hand_over(attempt.number, spent_usd=spent)
+
+    def _release(self, state: RunState, attempt: Attempt) -> None:
+        """What only waited is told to end as well: its machine may be one that this backend cannot see."""
+        self.backend.stop(job_name(self.run_id, attempt.number))
+        if attempt.is_incoming:
+            self.journal(run_uri_of(state, attempt.number)).request_stop(attempt.number)
+        self._record(state, AttemptReleased(attempt=attempt.number))
+
     def _ask_again(self, state: RunState) -> None:
-        """A supervisor that died between the record and the request left the trainer unasked."""
-        live = next((a for a in state.attempts if a.is_live and a.end_requested_at), None)
-        if live:
+        """A supervisor that died between the record and the word left the trainer unasked, or waiting."""
+        live = state.trainer
+        if live and live.end_requested_at:
             self.journal(run_uri_of(state, live.number)).request_stop(live.number)
+        if live and live.handed_over_at and live.training_at is None:
+            self._give_go(state, live)
 
     def _sweep(self) -> None:
         """Stop every job of the run that the ledger does not count as open.

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from launcher.core.gravity import Tariffs
     from launcher.core.offers import Offer, Price, Refusal
     from launcher.core.options import Rules
-    from launcher.core.planner import Book
     from launcher.core.pricing import Terms
     from launcher.core.spec import RunSpec
     from launcher.core.supervision import Host
+    from launcher.core.survey import Book
     from launcher.core.unknown import Unknown
     from launcher.core.workload import Measured
     from launcher.ports import DataProbe, Journal, Ledger, PriceSource, Progress
@@ -101,7 +101,7 @@ class Wiring:
 
     def book(self, spec: RunSpec, clock: SystemClock) -> Book:
         """Offers and terms as of now; of a simulated market alone, where the run has one."""
-        from launcher.core.planner import Book
+        from launcher.core.survey import Book
 
         return Book(
             offers=self.prices(spec, clock).offers(clock.now()),

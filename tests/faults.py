@@ -15,7 +15,7 @@ MOST_CALLS = 5_000
 CALLS: Mapping[str, frozenset[str]] = {
     "ledger": frozenset({"append", "read"}),
     "backend": frozenset({"launch", "phase", "stop", "names"}),
-    "journal": frozenset({"read", "request_stop"}),
+    "journal": frozenset({"read", "request_stop", "is_ready", "hand_over"}),
     "folders": frozenset({"replicate"}),
     "clock": frozenset({"sleep"}),
 }

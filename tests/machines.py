@@ -1,13 +1,14 @@
 """A rented machine and the training on it, in simulated time.
 
 The trainer's life is a generator: each yield is an instant it must live to see. A machine that is taken or stopped,
-or a process that is killed, is simply never resumed, so that what was not written or committed by then is lost.
+or a process that is killed, is simply never resumed, so that what was not written or committed by then is lost. One
+that relieves another waits for its go as the hooks do, and then goes on from what its own run folder has.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
@@ -27,6 +28,7 @@ from launcher.errors import RefusalReason
 HEARTBEAT_SECONDS = 15.0
 FLUSH_SECONDS = 60.0
 STOPPED_CODE = 75
+GO_SECONDS = 5.0  # between two looks for a go, in an object store
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +42,7 @@ class Fate:
     life_seconds: float = math.inf  # until the market takes the machine
     notice_seconds: float | None = None  # warning before that, if there is one
     killed_seconds: float = math.inf  # the training dies of SIGKILL, its machine stays
+    prepares: bool = True  # its set-up comes to an end
     silent_seconds: float = math.inf  # the training hangs: no step, no line, no end
     failing: bool = False  # the training raises at its first step
     obeys: bool = True  # saves and ends when asked
@@ -59,6 +62,15 @@ class Work:
     checkpoint_bytes: int = 10**9
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Saved:
+    """A checkpoint in a run folder."""
+
+    at: datetime  # when it is durable
+    step: int
+    name: str
+
+
 @dataclass(slots=True, kw_only=True)
 class Machine:
     """One granted machine: billed from `granted_at` until `ended_at`, whatever its trainer does."""
@@ -67,8 +79,13 @@ class Machine:
     placement: Placement
     fate: Fate
     work: Work
-    storage: list[tuple[datetime, int]]  # (durable at, step) of every checkpoint of the run
+    folder: list[Saved]  # its run folder
+    go_at: Mapping[str, datetime]  # by job: when it was told to take over
+    waits: bool  # for that
     granted_at: datetime
+    ready_at: datetime | None = None
+    trains_since: datetime | None = None
+    left_at: datetime | None = None  # it said its last word
     stopped_at: datetime | None = None
     asked_at: datetime | None = None
     exit_code: int | None = None
@@ -96,6 +113,11 @@ class Machine:
         ends = [at for at in (self.stopped_at, self.taken_at) if at is not None and at <= now]
         return min(ends) if ends else None
 
+    def trained_until(self, now: datetime) -> datetime:
+        """Until then, at the latest, it may have done a step."""
+        ends = (self.ended_at(now), self.left_at, self._after(self.fate.killed_seconds), now)
+        return min(at for at in ends if at is not None)
+
     def advance(self, now: datetime) -> None:
         """Let the trainer live until `now`, or until its machine or its process dies before that."""
         deaths = [at for at in (self.ended_at(now), self._after(self.fate.killed_seconds)) if at is not None]
@@ -112,7 +134,12 @@ class Machine:
         """One trainer's life; each yield is an instant it must live to see."""
         t = self.running_at + timedelta(seconds=self.work.setup_seconds)
         yield t
-        step = max((step for at, step in self.storage if at <= t), default=0)
+        if not self.fate.prepares:
+            yield datetime.max.replace(tzinfo=t.tzinfo)
+        if self.waits:
+            t = yield from self._wait(t)
+        self.trains_since = t
+        step = max((saved.step for saved in self.folder if saved.at <= t), default=0)
         saved = self.first_step = step
         self._say(TrainerStarted(at=t, segment=0, step=step, resumed_from=f"step-{step}" if step else None))
         self._write()
@@ -136,6 +163,16 @@ class Machine:
                 yield from self._leave(t, reason, step, code=STOPPED_CODE)
         yield from self._leave(t, "completed", step, code=0)
 
+    def _wait(self, t: datetime) -> Generator[datetime, None, datetime]:
+        self.ready_at = t
+        while (go_at := self.go_at.get(self.job)) is None or go_at > t:
+            if self.asked_at is not None and self.asked_at <= t:
+                self.exit_code = STOPPED_CODE
+                yield datetime.max.replace(tzinfo=t.tzinfo)
+            t += timedelta(seconds=GO_SECONDS)
+            yield t
+        return t
+
     def _called(self, t: datetime) -> EndReason | None:
         if not self.fate.speaks:
             return None
@@ -151,6 +188,7 @@ class Machine:
     def _leave(self, t: datetime, reason: EndReason, step: int, *, code: int) -> Iterator[datetime]:
         self._say(TrainerEnded(at=t, segment=0, reason=reason, step=step, step_seconds=self.work.step_seconds))
         self._write()
+        self.left_at = t
         if self.fate.exits:
             self.exit_code = code
         yield datetime.max.replace(tzinfo=t.tzinfo)
@@ -165,8 +203,8 @@ class Machine:
     def _commit(self, t: datetime, step: int) -> None:
         if not self.fate.speaks:
             return
-        self.storage.append((t, step))
         name = f"step-{step}-a{attempt_of(self.job)}"
+        self.folder.append(Saved(at=t, step=step, name=name))
         size, seconds = self.work.checkpoint_bytes, self.work.save_seconds
         self._say(TrainerCommitted(at=t, segment=0, step=step, name=name, bytes=size, seconds=seconds))
         self._write()

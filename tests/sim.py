@@ -25,7 +25,7 @@ from launcher.core.state import Attempt, RunState, attempt_of, fold, job_name
 from launcher.errors import BackendError, LaunchRefused, LedgerConflict
 from launcher.supervisor import Supervisor
 from tests.builders import RUN, T0
-from tests.machines import Fate, Machine, Work
+from tests.machines import Fate, Machine, Saved, Work
 
 MOST_SLEEPS = 3_000
 
@@ -91,7 +91,9 @@ class FakeBackend:
     blind: bool = False
     machines: dict[str, Machine] = field(default_factory=dict)
     retired: list[Machine] = field(default_factory=list)
-    storage: list[tuple[datetime, int]] = field(default_factory=list)
+    folders: dict[str, list[Saved]] = field(default_factory=dict)
+    go_at: dict[str, datetime] = field(default_factory=dict)
+    told_usd: dict[str, Decimal] = field(default_factory=dict)
     launch_calls: dict[str, int] = field(default_factory=dict)
     grants: list[str] = field(default_factory=list)
     _granted_later: dict[str, tuple[datetime, LaunchRequest, Fate]] = field(default_factory=dict)
@@ -181,7 +183,9 @@ class FakeBackend:
             placement=request.placement,
             fate=fate,
             work=self.work,
-            storage=self.storage,
+            folder=self.folders.setdefault(request.env.get("LAUNCH_RUN_URI", ""), []),
+            go_at=self.go_at,
+            waits="LAUNCH_RELIEVES" in request.env,
             granted_at=at,
         )
 
@@ -223,22 +227,40 @@ class FakeJournal:
         return tuple(line for line in machine.lines if line.segment > after_segment) if machine else ()
 
     def request_stop(self, attempt: int) -> None:
+        """There is one such file: who had not seen the last one will never see it."""
         self.backend.advance()
         self.backend._answer()
-        machine = self.backend.machines.get(job_name(self.run_id, attempt))
-        if machine is not None:
-            machine.asked_at = machine.asked_at or self.backend.clock.now()
+        now = self.backend.clock.now()
+        for job, machine in self.backend.machines.items():
+            if attempt_of(job) == attempt:
+                machine.asked_at = machine.asked_at or now
+            elif machine.asked_at == now:
+                machine.asked_at = None
 
     def request_checkpoint(self) -> None:
         """Nobody in these tests asks for one."""
+
+    def is_ready(self, attempt: int) -> bool:
+        self.backend.advance()
+        self.backend._answer()
+        machine = self.backend.machines.get(job_name(self.run_id, attempt))
+        return machine is not None and machine.ready_at is not None
+
+    def hand_over(self, attempt: int, *, spent_usd: Decimal) -> None:
+        self.backend.advance()
+        self.backend._answer()
+        job = job_name(self.run_id, attempt)
+        self.backend.go_at.setdefault(job, self.backend.clock.now())
+        self.backend.told_usd.setdefault(job, spent_usd)
 
 
 @dataclass(slots=True, kw_only=True)
 class FakeFolders:
     """Run folders: one for all regions, or one beside each; what was brought from which to which."""
 
+    backend: FakeBackend
     is_regional: bool = False
-    whole: str = "step-1-a1"  # the newest checkpoint that is not damaged
+    is_newest_damaged: bool = False
     brought: list[tuple[str, str]] = field(default_factory=list)
 
     def beside(self, state: RunState, option: Option) -> str:
@@ -246,9 +268,17 @@ class FakeFolders:
         return f"{uri}/{option.placement.offer.region}/{state.run_id}" if self.is_regional else uri
 
     def replicate(self, old: str, new: str) -> Replica | None:
-        copied = 0 if (old, new) in self.brought else 10**9
+        self.backend.advance()
         self.brought.append((old, new))
-        return Replica(name=self.whole, bytes=10**9, copied_bytes=copied)
+        there = sorted(self.backend.folders.get(old, []), key=lambda saved: saved.step)
+        whole = there[:-1] if self.is_newest_damaged else there
+        if not whole:
+            return None
+        here = self.backend.folders.setdefault(new, [])
+        size = self.backend.work.checkpoint_bytes
+        copied = 0 if whole[-1] in here else size
+        here.append(whole[-1])
+        return Replica(name=whole[-1].name, bytes=size, copied_bytes=copied)
 
 
 @dataclass(slots=True, kw_only=True)
@@ -262,16 +292,24 @@ class Sim:
     backend: FakeBackend
     journal: FakeJournal
     rules: Rules
-    folders: FakeFolders = field(default_factory=FakeFolders)
+    folders: FakeFolders
+    appears: Mapping[str, float] = field(default_factory=dict)  # by an offer's key: the second at which it is there
 
     def options(self, _state: RunState, now: datetime) -> tuple[Option, ...]:
         """The places at the market's prices of `now`."""
-        return tuple(replace(place, placement=self._priced(place.placement, now)) for place in self.places)
+        seconds = (now - T0).total_seconds()
+        there = [place for place in self.places if self.appears.get(place.placement.offer.key, 0.0) <= seconds]
+        return tuple(replace(place, placement=self._priced(place.placement, now)) for place in there)
 
     def request(self, state: RunState, attempt: Attempt) -> LaunchRequest:
-        job = job_name(state.run_id, attempt.number)
+        relieves = {} if attempt.relieves is None else {"LAUNCH_RELIEVES": str(attempt.relieves)}
         return LaunchRequest(
-            job=job, placement=attempt.placement, setup=None, run=state.spec.run, workdir="/home/ada", env={}
+            job=job_name(state.run_id, attempt.number),
+            placement=attempt.placement,
+            setup=None,
+            run=state.spec.run,
+            workdir="/home/ada",
+            env={"LAUNCH_RUN_URI": attempt.run_uri or state.submitted.run_uri} | relieves,
         )
 
     def supervisor(self, wrap: Callable[[str, object], object] = lambda _name, port: port) -> Supervisor:
@@ -333,5 +371,6 @@ def a_sim(
         ledger=ledger,
         backend=backend,
         journal=FakeJournal(backend=backend),
+        folders=FakeFolders(backend=backend),
         rules=rules or Rules(),
     )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 from launcher.core.machine import LaunchRequest, Phase
-from launcher.core.state import attempt_of
+from launcher.core.state import attempt_of, job_name
 from launcher.core.takeover import takeover
 from launcher.ports import Backend
 from tests.builders import RUN, a_spec, a_submit, after
 from tests.machines import Fate, Work
 from tests.sim import Sim, a_sim
 from tests.test_supervisor import RULES, SPOT_A, SPOT_B
+from tests.test_supervisor_handover import to_spot
 
 
 class Stranger:
@@ -74,6 +75,23 @@ def test_a_trainer_that_falls_silent_is_succeeded() -> None:
     supervise_as_a_stranger(sim, theirs=1)
 
     assert [a.outcome for a in sim.state().attempts] == ["preempted", "completed"]
+
+
+def test_a_machine_that_waits_unseen_is_told_to_end() -> None:
+    """Its supervisor is gone, the new one cannot stop it: it ends by itself, and the trainer goes on."""
+    sim = to_spot(Fate(start_seconds=300))
+    first = sim.supervisor()
+    while len(sim.backend.running()) < 2:
+        sim.clock.sleep(first.turn() or 0)
+    step, events = sim.state().step, takeover(sim.state(), number=None, is_elsewhere=True)
+    sim.ledger.append(RUN, events, after_seq=sim.state().seq, at=sim.clock.now())
+
+    supervise_as_a_stranger(sim, theirs=2)
+
+    trainer, waited, again = sim.state().attempts[:3]
+    assert (waited.outcome, sim.backend.machines[job_name(RUN, 2)].exit_code) == ("lost", 75)
+    assert (again.relieves, again.first_step) == (1, trainer.step)
+    assert trainer.step > step
 
 
 def test_a_launch_that_nobody_sees_is_not_asked_for_twice() -> None:

@@ -1,4 +1,4 @@
-"""Leaving spot for the fallback and going back to it, in markets whose capacity comes and goes."""
+"""Moving from spot to the fallback and back, a machine beside the other, in markets whose capacity comes and goes."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.core.events import EndRequested
+from launcher.core.events import AttemptRequested
 from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
 from launcher.core.options import Rules, changeover_seconds
@@ -26,7 +26,7 @@ HOUR = 3600.0
 FOREVER = 1e9
 STEPS = 600  # of 60 s: 10 hours
 WORK = Work(steps=STEPS, step_seconds=60, setup_seconds=240, save_seconds=15, every_steps=15)
-PACE = {"step_seconds": 61.0, "setup_seconds": 240.0, "save_seconds": 15.0}  # saves are part of the pace
+PACE = {"step_seconds": 60.0, "setup_seconds": 240.0, "save_seconds": 15.0, "interval_seconds": 900.0}
 SPOT = an_option(a_placement(an_offer(zone="a"), usd_per_hour="6"), **PACE)
 SPOT_B = an_option(a_placement(an_offer(zone="b"), usd_per_hour="7"), **PACE)
 ON_DEMAND = an_option(a_placement(an_offer(zone="a", capacity=Capacity.ON_DEMAND), usd_per_hour="20"), **PACE)
@@ -95,8 +95,9 @@ def bill(sim: Sim) -> Decimal:
 
 
 def tries(sim: Sim) -> int:
-    asked = [event for event in sim.events(EndRequested) if isinstance(event, EndRequested)]
-    return sum(event.cause == "back_to_spot" for event in asked)
+    """Spot machines that were asked for beside the fallback, and granted."""
+    beside = [a for a in sim.state().attempts if a.relieves and a.placement.offer.capacity is Capacity.SPOT]
+    return sum(a.started_at is not None for a in beside)
 
 
 ON_DEMAND_USD = 20 * ON_DEMAND.seconds_to_finish(STEPS) / 3600
@@ -114,14 +115,18 @@ def test_a_run_goes_back_to_spot_when_spot_is_back() -> None:
     assert len(sim.state().attempts) <= 6
 
 
-@pytest.mark.parametrize("hours_to_deadline", [11.0, 12.0, 15.0])
-def test_a_market_without_spot_is_asked_seldom(hours_to_deadline: float) -> None:
-    sim = a_market([], [], hours_to_deadline=hours_to_deadline)
+@pytest.mark.parametrize("hours_to_deadline", [12.0, 15.0])
+def test_a_market_without_spot_is_asked_for_nothing(hours_to_deadline: float) -> None:
+    """A refusal costs no step: the bill is that of a run that never asks."""
+    sim, stays = (
+        a_market([], [], hours_to_deadline=hours_to_deadline, mode=mode) for mode in (SPOT_FIRST, SPOT_FIRST[::-1])
+    )
 
     usd = bill(sim)
 
-    assert tries(sim) <= 5
-    assert float(usd) < 1.15 * ON_DEMAND_USD
+    assert tries(sim) == 0
+    assert len(sim.events(AttemptRequested)) > 10
+    assert usd == bill(stays)
 
 
 def test_a_market_that_soon_takes_every_machine_is_not_run_after() -> None:

@@ -110,7 +110,7 @@ def _markets(
 ) -> Iterator[tuple[Sequence[Zone], list[int]]]:
     """The zones of each market and the starts in it."""
     zones = sets[asked.set_name]
-    markets = [[one] for one in zones] if asked.markets is None else [_named(zones, one) for one in asked.markets]
+    markets = [[one] for one in zones] if asked.markets is None else [named(zones, one) for one in asked.markets]
     windows = [(number, start) for number, market in enumerate(markets) for start in _starts(asked, market)]
     if sample and sample < len(windows):
         windows = [windows[index * len(windows) // sample] for index in range(sample)]
@@ -123,7 +123,7 @@ def _starts(asked: Windows, market: Sequence[Zone]) -> range:
     return fitting[: asked.at_most]
 
 
-def _named(zones: Sequence[Zone], prefixes: Sequence[str]) -> list[Zone]:
+def named(zones: Sequence[Zone], prefixes: Sequence[str]) -> list[Zone]:
     """In the order of the names. Raises: ValueError: the set lacks one."""
     found = [one for prefix in prefixes for one in zones if one.name.startswith(prefix)]
     if len(found) < len(prefixes):

@@ -17,7 +17,7 @@ from launcher.core.market import Market, Place, place_of
 from launcher.core.offers import Capacity, Offer, Placement, Price
 from launcher.core.options import Option, Rules
 from launcher.core.policy import Action, HandOver, Holding, Keep, Launch, Leave, Seen, Standing, Wait, decide
-from launcher.core.spot import learned_scale
+from launcher.core.spot import learned_scale, pause_hours
 from launcher.core.traffic import Traffic
 
 STEPS_PER_TICK = 1000  # the guards keep a step back: here it is next to nothing
@@ -48,6 +48,10 @@ class Spotlaunch:
         self._lived: dict[int, float] = defaultdict(float)  # events to be expected in the hours that were lived
         self._last: int | None = None
 
+    @property
+    def market(self) -> Market:
+        return self._market
+
     def decide(self, view: View) -> Decision:
         """The zones in the order in which they would be asked, one refusal after the other."""
         self._learn(view)
@@ -63,7 +67,8 @@ class Spotlaunch:
             zones.append(asked)
             known = seen.get(self._zones[asked].key)
             since = known.since if known and not known.is_up else now
-            seen = {**seen, self._zones[asked].key: Seen(is_up=False, since=since, again_at=now + RETRY_HOURS)}
+            again_at = now + pause_hours(RETRY_HOURS, now - since)
+            seen = {**seen, self._zones[asked].key: Seen(is_up=False, since=since, again_at=again_at)}
 
     def _asked(self, action: Action) -> int | None:
         return self._zone_of.get(action.place.key) if isinstance(action, Launch | HandOver) else None
@@ -103,8 +108,8 @@ class Spotlaunch:
         seen = {}
         for place, sight in zip(self._zones, view.sights, strict=True):
             if sight.up is not None:
-                again_at = sight.seen_tick / TICKS_PER_HOUR + RETRY_HOURS
-                seen[place.key] = Seen(is_up=sight.up, since=sight.since_tick / TICKS_PER_HOUR, again_at=again_at)
+                since, seen_at = sight.since_tick / TICKS_PER_HOUR, sight.seen_tick / TICKS_PER_HOUR
+                seen[place.key] = Seen(sight.up, since, seen_at + pause_hours(RETRY_HOURS, seen_at - since))
         return seen
 
     def _learn(self, view: View) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import typer
 from typer.core import TyperGroup
 
-from launcher.cli import checkpoints, doctor, files, plans, reports, runs
+from launcher.cli import checkpoints, doctor, files, plans, replay, reports, runs
 from launcher.cli.common import console
 
 INTERRUPTED = 130
@@ -40,6 +40,7 @@ files.register(app)
 checkpoints.register(app)
 doctor.register(app)
 reports.register(app)
+replay.register(app)
 
 
 def main() -> None:

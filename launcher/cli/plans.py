@@ -228,15 +228,14 @@ def parse_amount(text: str | None, *, flag: str = "--approve") -> Decimal | None
 
 def _ask(draft: Draft, chosen: Estimate) -> tuple[Estimate, Decimal]:
     """The person's choice and the amount agreed to. Raises: NotConfirmed: nobody is there, or the answer is no."""
-    from launcher import api
-    from launcher.core.planner import unaccepted_egress_usd
+    from launcher.core.planner import highest_usd, unaccepted_egress_usd
     from launcher.errors import NotConfirmed
     from launcher.render.plan import show_details
     from launcher.render.words import simulated
 
     ranked = draft.plan.ranked
     while True:
-        high = api.highest_usd(draft.spec, chosen)
+        high = highest_usd(draft.spec, chosen)
         if not (sys.stdin.isatty() and sys.stderr.isatty()):
             raise NotConfirmed(f"nobody is there to ask; --approve {high} agrees to this plan")
         number = ranked.index(chosen) + 1

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import datetime, timedelta
 from decimal import Decimal
 
 from launcher.core.events import (
     AttemptEnded,
     AttemptOutcome,
+    AttemptReady,
     AttemptRefused,
     AttemptReleased,
     AttemptStarted,
@@ -17,6 +18,7 @@ from launcher.core.events import (
     CheckpointReplicated,
     EndCause,
     EndRequested,
+    HandedOver,
     NoticeReceived,
     PriceChanged,
     ProgressReported,
@@ -28,6 +30,8 @@ MachineEvent = (
     CheckpointReplicated
     | AttemptRefused
     | AttemptStarted
+    | AttemptReady
+    | HandedOver
     | PriceChanged
     | EndRequested
     | AttemptEnded
@@ -51,6 +55,8 @@ class Attempt:
     restore_usd_per_gb: Decimal = Decimal(0)
     move_from: str | None = None
     move_usd_per_gb: Decimal = Decimal(0)
+    relieves: int | None = None  # the attempt beside which it was started
+    overlaps: bool = True
     saved_bytes: int = 0  # brought to the run folder
     restored_bytes: int = 0
     replicated_bytes: int = 0  # of the newest checkpoint, from another folder to this one
@@ -59,6 +65,8 @@ class Attempt:
     refused: str = ""
     started_at: datetime | None = None
     prices: tuple[tuple[datetime, Decimal], ...] = ()  # (since, USD per hour of all nodes)
+    ready_at: datetime | None = None  # set up, and waiting for the other one's end
+    handed_over_at: datetime | None = None
     training_at: datetime | None = None
     first_step: int = 0
     resumed_from: str | None = None
@@ -79,6 +87,7 @@ class Attempt:
     detail: str = ""
     step_seconds: float | None = None
     metrics: Mapping[str, float] = field(default_factory=dict)
+    has_exited: bool = False
     gone_at: datetime | None = None
     released_at: datetime | None = None
 
@@ -91,6 +100,21 @@ class Attempt:
     def is_live(self) -> bool:
         """Granted or asked for, and not judged yet."""
         return self.is_open and self.ended_at is None
+
+    @property
+    def is_incoming(self) -> bool:
+        """Started beside an attempt that trains, and not (or never) given its turn."""
+        return self.relieves is not None and self.handed_over_at is None
+
+    @property
+    def setup_seconds(self) -> float | None:
+        """From its machine to its training, less what it waited for another one's end."""
+        if self.started_at is None or self.training_at is None:
+            return None
+        waited = timedelta(0)
+        if self.ready_at and self.handed_over_at:
+            waited = max(waited, self.handed_over_at - self.ready_at)
+        return (self.training_at - self.started_at - waited).total_seconds()
 
     @property
     def carried_usd(self) -> Decimal:
@@ -119,6 +143,10 @@ def _handled(attempt: Attempt, event: MachineEvent, at: datetime) -> Attempt:
         case AttemptStarted():
             first = (event.started_at, attempt.placement.usd_per_hour)
             return replace(attempt, started_at=event.started_at, prices=(first,))
+        case AttemptReady():
+            return replace(attempt, ready_at=attempt.ready_at or at)
+        case HandedOver():
+            return replace(attempt, handed_over_at=attempt.handed_over_at or at)
         case PriceChanged():
             next_price = (at, event.placement.usd_per_hour)
             return replace(attempt, placement=event.placement, prices=(*attempt.prices, next_price))
@@ -131,6 +159,7 @@ def _handled(attempt: Attempt, event: MachineEvent, at: datetime) -> Attempt:
                 outcome=event.outcome,
                 detail=event.detail,
                 gone_at=event.gone_at,
+                has_exited=event.has_exited,
                 end_cause=attempt.end_cause or event.cause,
                 step=attempt.step if event.step is None else max(attempt.step, event.step),
                 step_seconds=event.step_seconds or attempt.step_seconds,

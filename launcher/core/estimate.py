@@ -1,26 +1,31 @@
 """What a run will cost and how long it takes, as a distribution over possible futures.
 
-Every place is rolled out `NUM_FUTURES` times with the same draws, so that their order does not depend on luck. The
-parts shown are those of the future with the median cost, rounded to the cent; the median cost is their sum.
+Every place where it could begin is rolled out `NUM_FUTURES` times under the same skies, so that their order does not
+depend on luck. The parts shown are those of the future with the median cost, rounded to the cent; the median cost is
+their sum.
 """
 
 from __future__ import annotations
 
 import math
 import random
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
-from statistics import NormalDist
+from statistics import NormalDist, fmean
 
+from launcher.core.market import Market, Place
 from launcher.core.offers import Placement
 from launcher.core.options import Option
 from launcher.core.rollout import PARTS, Future, Outlook, roll
+from launcher.core.unknown import Unknown
+from launcher.core.weather import Drawn, Record, Recorded, Weather, habits
 from launcher.core.workload import StepTime
 
-NUM_FUTURES = 201  # odd: the median is one of them
+NUM_FUTURES = 151  # odd: the median is one of them
 SEED = 20240416
+MOST_ENDLESS = 0.1  # of the futures: else the 90 % quantile is unknown
 CENT = Decimal("0.01")
 _Z80 = 1.2815515655446004  # the normal quantile at 90 %: ±z holds 80 %
 
@@ -60,9 +65,11 @@ class Estimate:
     cost_usd: UsdInterval
     high_usd: Decimal  # the high end and what closing takes: a run that may spend it is rarely cut short
     marginal_usd: Decimal  # cash, where a part of the price is paid for anyway
+    naive_usd: Decimal  # price × the hours of the steps alone, that nobody is to believe
     parts: Mapping[str, Decimal]
-    preemptions: float
-    fallback_hours: float  # on the fallback, the mean over futures
+    preemptions: float  # this and the next two: means over futures
+    restart_hours: float
+    fallback_hours: float
     fallback_usd_per_hour: Decimal | None
     on_time: float | None  # share of futures within the deadline
     assumptions: tuple[Assumption, ...]
@@ -70,18 +77,32 @@ class Estimate:
 
 
 def estimate(
-    option: Option, outlook: Outlook, assumptions: Sequence[Assumption], *, step: StepTime | None = None
-) -> Estimate:
-    """The distribution of cost and time of a run that begins at `option`."""
-    futures = sorted(_futures(option, outlook), key=lambda future: future.total_usd)
+    place: Place,
+    market: Market,
+    outlook: Outlook,
+    assumptions: Sequence[Assumption],
+    *,
+    step: StepTime | None = None,
+    history: Mapping[str, Record] | None = None,
+    count: int = NUM_FUTURES,
+) -> Estimate | Unknown:
+    """The distribution of cost and time of a run that begins at `place` of `market`, and goes on as `decide` says.
+
+    One that begins on capacity that stays is shown as staying there. `history`: what was seen of places lately, by
+    their keys. Unknown is what comes to no end in more than one future of ten.
+    """
+    option = place.option
+    futures = _futures(place, market, outlook, history or {}, count)
+    if len(futures) < count:
+        return Unknown(f"it comes to no end in more than {MOST_ENDLESS:.0%} of its futures")
+    futures.sort(key=lambda future: (future.hours == math.inf, future.total_usd))
     costs, lengths = [f.total_usd for f in futures], sorted(f.hours for f in futures)
     middle = futures[len(futures) // 2]
     parts = {name: _cents(middle.usd[name]) for name in PARTS}
     total = sum(parts.values(), Decimal(0))
     high = max(total, _cents(_quantile(costs, 0.9)))
     closing = option.placement.usd_per_hour * Decimal(str(outlook.closing_seconds)) / 3600
-    deadline = outlook.hours_to_deadline
-    fallback_usd_per_hour = outlook.fallback.placement.usd_per_hour if outlook.fallback else None
+    fallback = market.fallback
     return Estimate(
         placement=option.placement,
         option=option,
@@ -89,34 +110,60 @@ def estimate(
         cost_usd=UsdInterval(p10=min(total, _cents(_quantile(costs, 0.1))), p50=total, p90=high),
         high_usd=(high + closing).quantize(CENT, ROUND_CEILING),
         marginal_usd=_marginal(parts, option),
+        naive_usd=_cents(market.steps * option.step_seconds / 3600 * float(option.placement.usd_per_hour)),
         parts=parts,
-        preemptions=sum(f.preemptions for f in futures) / len(futures),
-        fallback_hours=_fallback_hours(futures, fallback_usd_per_hour),
-        fallback_usd_per_hour=fallback_usd_per_hour,
-        on_time=None if deadline is None else sum(h <= deadline for h in lengths) / len(lengths),
+        preemptions=fmean(f.preemptions for f in futures),
+        restart_hours=fmean(f.restart_hours for f in futures),
+        fallback_hours=fmean(f.fallback_hours for f in futures),
+        fallback_usd_per_hour=fallback.option.placement.usd_per_hour if fallback else None,
+        on_time=None if market.deadline == math.inf else fmean(hours <= market.deadline for hours in lengths),
         assumptions=tuple(assumptions),
         step=step,
     )
 
 
-def _futures(option: Option, outlook: Outlook) -> list[Future]:
+def _futures(place: Place, market: Market, outlook: Outlook, history: Mapping[str, Record], count: int) -> list[Future]:
+    """As many, or fewer if too many of them come to no end."""
     spread = math.log(outlook.throughput_factor80) / _Z80
-    return [roll(option, outlook, factor=math.exp(spread * z), seed=seed) for z, seed in _draws(NUM_FUTURES)]
+    seen = market if place.is_spot else replace(market, places=(place,))
+    futures: list[Future] = []
+    endless = 0
+    best = next((tier[0].key for tier in market.tiers), place.key)
+    skies = _skies(history, count, swaps=(place.key, best))
+    for sky, z in zip(skies, _quantiles(count), strict=True):
+        futures.append(roll(seen, sky, outlook, factor=math.exp(spread * z), first=place))
+        endless += futures[-1].hours == math.inf
+        if endless > MOST_ENDLESS * count:
+            return futures[:-1]
+    return futures
+
+
+def _skies(history: Mapping[str, Record], count: int, *, swaps: tuple[str, str]) -> Iterator[Weather]:
+    """Drawn; with a history every other one is it again, from another hour on.
+
+    Wherever a run begins, that place has the luck of the best one, and that one its own: their order is by price.
+    """
+    known = {key: habits(record) for key, record in history.items()}
+    longest = max((changes[-1] for _, changes in history.values()), default=0.0)
+    for number, seed in enumerate(_seeds(count)):
+        drawn = Drawn(seed, known, swaps=swaps)
+        since = longest * (number + 0.5) / count
+        yield Recorded(history, since=since, others=drawn) if history and number % 2 else drawn
 
 
 @lru_cache(maxsize=4)
-def _draws(count: int) -> tuple[tuple[float, int], ...]:
-    """A throughput and a seed for each future. Throughputs in even quantiles give the interval's ends less noise."""
-    source = random.Random(SEED)  # noqa: S311  # a simulation, not a secret
+def _quantiles(count: int) -> tuple[float, ...]:
+    """Throughputs in even quantiles give the interval's ends less noise; in disorder, for they meet other draws."""
     normal = NormalDist()
     zs = [normal.inv_cdf((n + 0.5) / count) for n in range(count)]
-    source.shuffle(zs)
-    return tuple((z, source.getrandbits(32)) for z in zs)
+    random.Random(SEED).shuffle(zs)  # noqa: S311  # a simulation, not a secret
+    return tuple(zs)
 
 
-def _fallback_hours(futures: Sequence[Future], usd_per_hour: Decimal | None) -> float:
-    usd = sum(future.usd["fallback"] for future in futures) / len(futures)
-    return usd / float(usd_per_hour) if usd_per_hour else 0.0
+@lru_cache(maxsize=4)
+def _seeds(count: int) -> tuple[int, ...]:
+    source = random.Random(SEED)  # noqa: S311  # a simulation, not a secret
+    return tuple(source.getrandbits(32) for _ in range(count))
 
 
 def _marginal(parts: Mapping[str, Decimal], option: Option) -> Decimal:

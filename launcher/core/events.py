@@ -13,7 +13,7 @@ from launcher.core.offers import Placement
 
 AttemptOutcome = Literal["completed", "preempted", "failed", "lost", "stopped"]
 RunOutcome = Literal["succeeded", "failed", "cancelled", "out_of_budget"]
-EndCause = Literal["stop_requested", "cap", "fallback", "back_to_spot", "place_closes"]
+EndCause = Literal["stop_requested", "cap", "fallback", "back_to_spot", "place_closes", "handed_over", "waits"]
 
 
 class Stored(BaseModel):
@@ -149,6 +149,8 @@ class AttemptRequested(Stored):
     restore_usd_per_gb: Decimal = Decimal(0)
     move_from: str | None = None  # the home from which the newest checkpoint is brought there; None: it lies there
     move_usd_per_gb: Decimal = Decimal(0)
+    relieves: int | None = None  # the attempt that trains beside it until it is ready; None: nobody trains
+    overlaps: bool = True  # that one trains on during the set-up; else it ends as soon as the machine is there
 
 
 class CheckpointReplicated(Stored):
@@ -173,6 +175,20 @@ class AttemptStarted(Stored):
     kind: Literal["attempt_started"] = "attempt_started"
     attempt: int
     started_at: datetime
+
+
+class AttemptReady(Stored):
+    """It is set up, and waits for the attempt that it relieves to end."""
+
+    kind: Literal["attempt_ready"] = "attempt_ready"
+    attempt: int
+
+
+class HandedOver(Stored):
+    """The attempt that it relieves has ended: from here on, this is the one that trains."""
+
+    kind: Literal["handed_over"] = "handed_over"
+    attempt: int
 
 
 class TrainingResumed(Stored):
@@ -246,6 +262,7 @@ class AttemptEnded(Stored):
     metrics: dict[str, float] = Field(default_factory=dict)
     gone_at: datetime | None = None  # the machine had vanished by then: its bill ended there
     cause: EndCause | None = None  # why it was stopped, where nobody had asked it to end before
+    has_exited: bool = False  # its training is known to be over; else it may go on until the release
 
 
 class AttemptReleased(Stored):
@@ -269,6 +286,8 @@ Event = (
     | CheckpointReplicated
     | AttemptRefused
     | AttemptStarted
+    | AttemptReady
+    | HandedOver
     | TrainingResumed
     | NoticeReceived
     | CheckpointCommitted

@@ -32,6 +32,7 @@ class Terms:
     changeover_hours: float
     pause_hours: float | None  # None: no handover
     has_feed: bool
+    wait_price: float = 0.0  # of an hour in which nothing runs
 
 
 class Guide(Protocol):
@@ -87,6 +88,7 @@ def game(terms: Terms) -> Game:
             for price, size in rungs
         ),
         pause_hours=terms.pause_hours,
+        wait_price=terms.wait_price,
     )
 
 
@@ -126,4 +128,3 @@ class Rule:
 
     def slack_price(self, *, work_hours: float, slack_hours: float) -> float:
         return min(1.0, max(0.0, 1.0 - 2.5 * slack_hours / max(work_hours, 1e-9)))
-

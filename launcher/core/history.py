@@ -8,7 +8,7 @@ from datetime import datetime
 from statistics import median
 
 from launcher.core.spec import RunSpec
-from launcher.core.state import Attempt, RunState
+from launcher.core.state import RunState
 from launcher.core.workload import History, Measured
 
 NEWEST_RUNS = 5  # older ones may be of older code
@@ -25,7 +25,7 @@ def measured(spec: RunSpec, states: Iterable[RunState]) -> Measured:
     checkpoints = [s.checkpoint.bytes for s in used if s.checkpoint]
     return Measured(
         history=_histories(used),
-        setup_seconds=_middle([seconds for a in attempts if (seconds := _setup_seconds(a)) is not None]),
+        setup_seconds=_middle([seconds for a in attempts if (seconds := a.setup_seconds) is not None]),
         save_seconds=_middle([a.save_seconds / a.num_saves for a in saved]),
         durable_seconds=_middle([a.durable_seconds / a.num_durable for a in saved if a.num_durable]),
         checkpoint_gb=max(checkpoints, default=0) / 1e9 if checkpoints else None,
@@ -35,12 +35,6 @@ def measured(spec: RunSpec, states: Iterable[RunState]) -> Measured:
 
 def _submitted_at(state: RunState) -> datetime:
     return state.submitted_at
-
-
-def _setup_seconds(attempt: Attempt) -> float | None:
-    if attempt.training_at is None or attempt.started_at is None:
-        return None
-    return (attempt.training_at - attempt.started_at).total_seconds()
 
 
 def _pace(state: RunState) -> Iterator[tuple[str, int, float, int]]:

@@ -9,21 +9,25 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import cached_property, lru_cache
+from heapq import nsmallest
 
 from launcher.core.guide import Guide, Terms, guide
 from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR, LIFE_HAZARD, SPELL_HAZARD, Hazards, cumulated, lived_hours
 from launcher.core.offers import Capacity
 from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds
 
+WAIT_PRICE = 0.1  # of an hour of the fallback, that an hour of waiting counts for where nobody has given a deadline
 MAX_COST_RATIO = 1.05  # of a run that tries spot, to the fallback alone
 PAUSE_HOURS = 2 / 60  # of training, between the last step on the old machine and the first one on the new
 SAME_PRICE_RATIO = 1.1  # dearer spot than that is another tier
 WORTHWHILE_RATIO = 0.97  # of the fallback's price: dearer spot is not worth its preemptions
 MAX_TIERS = 4
-NUM_SPOT, NUM_FIRM = 24, 8  # places that are looked at, the best of each; one of so many nearly always has capacity
+NUM_SPOT, NUM_FIRM = 24, 6  # places that are looked at, the best of each; one of so many nearly always has capacity
+_SURVEYED = 4  # times as many, among which every region finds a place
+_LOOKS = 2  # of the supervisor: until a machine beside the first is seen to be ready, and the first to have ended
 _DAY_HOURS = 24.0
 
 
@@ -37,6 +41,7 @@ class Place:
     is_spot: bool
     usd_per_hour: float  # of machines, and of what saves cost beside them
     step_hours: float  # with its share of the saves
+    interval_hours: float  # of training between two saves
     setup_hours: float
     durable_hours: float  # of a last save
     closing_hours: float  # kept back for one, and for the release behind it
@@ -48,16 +53,31 @@ class Place:
     lease_hours: float
 
     def finish_hours(self, steps: float) -> float:
-        """Set-up, steps with their saves, and a last one; as many of the first and the last as the lease demands."""
-        work, around = steps * self.step_hours, self.setup_hours + self.durable_hours
-        if self.lease_hours == math.inf:
-            return around + work
+        """Set-up, steps with their saves, and a last one; a close and another set-up as often as the lease demands."""
+        work = steps * self.step_hours
+        hours = self.setup_hours + work + self.durable_hours
+        if hours - self.durable_hours + self.closing_hours <= self.lease_hours:
+            return hours
+        around = self.setup_hours + self.closing_hours
         free = self.lease_hours - around
-        return work + max(1, math.ceil(work / free)) * around if free > 0 else math.inf
+        return hours + (math.ceil(work / free) - 1) * around if free > 0 else math.inf
+
+    @property
+    def ends_at(self) -> float:
+        """When an attempt is asked to end, lest the place closes over it."""
+        return self.closes_at - self.closing_hours
+
+    def usd_to_finish(self, steps: float) -> float:
+        return self.finish_hours(steps) * self.usd_per_hour + self.arrival_usd
 
     def usable_hours(self, now: float) -> float:
         """How long an attempt could last that begins now; 0: it is closed, or not open yet."""
         return 0.0 if now < self.opens_at else max(0.0, min(self.lease_hours, self.closes_at - now))
+
+    @property
+    def unsaved_hours(self) -> float:
+        """Of training, that are lost with the machine at the worst."""
+        return self.interval_hours + self.durable_hours if self.interval_hours < math.inf else 0.0
 
     @property
     def useful_hours(self) -> float:
@@ -78,6 +98,7 @@ class Market:
     reserve_hours: float  # of slack, gone when the fallback runs: the look that finds it due, the release, its start
     poll_hours: float
     is_urgent: bool = False  # never wait for a lower price
+    wait_price: float = 0.0  # of an hour in which nothing runs, in units of the fallback's
     has_feed: bool = False  # the sights of all places are known without asking
     hands_over: bool = True  # the old machine computes until the new one is ready
     spot_first: bool = True  # the run's ladder has spot below its fallback
@@ -86,11 +107,17 @@ class Market:
     @cached_property
     def firm(self) -> tuple[Place, ...]:
         """Capacity that stays, the cheapest for the whole run first."""
-        return _best([p for p in self.places if not p.is_spot], NUM_FIRM, usd=self._usd_to_finish)
+        return _best(
+            [p for p in self.places if not p.is_spot], NUM_FIRM, usd=lambda place: place.usd_to_finish(self.steps)
+        )
 
     @cached_property
     def fallback(self) -> Place | None:
-        return next((p for p in self.firm if p.finish_hours(self.steps) <= p.closes_at - max(0.0, p.opens_at)), None)
+        """The cheapest that can do the whole run, before the deadline if there is one that can."""
+        ends = [(p, max(0.0, p.opens_at) + p.finish_hours(self.steps)) for p in self.firm]
+        able = [(p, at) for p, at in ends if at <= p.ends_at]
+        in_time = (p for p, at in able if at + self.reserve_hours <= self.deadline)
+        return next(in_time, able[0][0] if able else None)
 
     @cached_property
     def tiers(self) -> tuple[tuple[Place, ...], ...]:
@@ -118,16 +145,24 @@ class Market:
         return tuple(place for tier in self.tiers for place in tier)
 
     @cached_property
+    def openings(self) -> tuple[float, ...]:
+        return tuple(place.opens_at for place in self.firm if place.opens_at > 0)
+
+    @cached_property
     def unit_hours(self) -> float:
-        """Of the fallback (or the cheapest place), for a step."""
-        first = self.fallback or next(iter(self.spot), None) or self.places[0]
-        return first.step_hours
+        """For a step: of the fallback, or where there is none of the first place."""
+        return (self.fallback or self.places[0]).step_hours
 
     @cached_property
     def changeover_hours(self) -> float:
         """Of the cheapest spot: without training, or beside the old machine."""
         base = self.tiers[0] if self.tiers else self.places
         return max(1 / 60, sum(p.setup_hours for p in base) / len(base))
+
+    @cached_property
+    def sag_hours(self) -> float:
+        """Of slack, that the cheapest spot takes for a while: what is not saved yet, and what closing takes."""
+        return max((p.unsaved_hours + p.closing_hours for p in self.tiers[0]), default=0.0) if self.tiers else 0.0
 
     @cached_property
     def guide(self) -> Guide:
@@ -138,6 +173,7 @@ class Market:
             sizes=tuple(len(tier) for tier in self.tiers),
             changeover_hours=_rounded(self.changeover_hours),
             pause_hours=PAUSE_HOURS if self.hands_over else None,
+            wait_price=self.wait_price,
             has_feed=self.has_feed,
         )
         work_hours = self.steps * self.unit_hours
@@ -148,11 +184,23 @@ class Market:
         return self.most_usd_for(self.steps)
 
     def most_usd_for(self, steps: float) -> float:
-        """That the guard of the money allows for so many steps: a little more than the fallback alone would take."""
+        """That the guard of the money allows for so many steps: what the fallback alone would take, and a little more.
+
+        Of a short run that little would not pay for a single try: then it is one try on the cheapest tier.
+        """
         place = self.fallback
         if place is None:
             return math.inf
-        return MAX_COST_RATIO * (place.finish_hours(steps) * place.usd_per_hour + place.arrival_usd)
+        alone = place.usd_to_finish(steps)
+        one_try = max((self.try_usd(p) for p in self.tiers[0]), default=0.0) if self.tiers else 0.0
+        return alone + max((MAX_COST_RATIO - 1.0) * alone, one_try)
+
+    def try_usd(self, place: Place) -> float:
+        """What a start there may cost in vain: set-up, steps that are lost before they are saved, and a way back."""
+        usd = (place.useful_hours + place.unsaved_hours) * place.usd_per_hour + place.arrival_usd
+        if self.hands_over and self.fallback:  # that waits until this one has ended
+            usd += place.closing_hours * self.fallback.usd_per_hour
+        return usd
 
     def hourly_usd(self, place: Place) -> float:
         """An hour's work of the fallback there, with starts as often as machines live a day at most."""
@@ -166,8 +214,40 @@ class Market:
     def _mean_usd(self, tier: Sequence[Place]) -> float:
         return sum(self.hourly_usd(place) for place in tier) / len(tier)
 
-    def _usd_to_finish(self, place: Place) -> float:
-        return place.finish_hours(self.steps) * place.usd_per_hour + place.arrival_usd
+
+def market_of(  # noqa: PLR0913  # what a run is, and what its places are
+    options: Iterable[Option],
+    *,
+    steps: int,
+    mode: Sequence[Capacity],
+    since: datetime,
+    deadline_at: datetime,
+    rules: Rules,
+    is_urgent: bool = False,
+    wait_price: float = 0.0,
+    moves: Mapping[tuple[str | None, str | None], float] | None = None,
+) -> Market:
+    """Of the capacity that `mode` names; of many options those with the best effective rates."""
+    wanted = [o for o in options if o.capacity in mode]
+    spot, firm = ([o for o in wanted if (o.capacity is Capacity.SPOT) == is_spot] for is_spot in (True, False))
+    kept = [*_cheapest(spot, _SURVEYED * NUM_SPOT), *_cheapest(firm, _SURVEYED * NUM_FIRM)]
+    market = Market(
+        places=tuple(place_of(option, rules, since) for option in kept),
+        steps=steps,
+        deadline=_hours(deadline_at, since),
+        reserve_hours=(changeover_seconds(rules) + _LOOKS * rules.poll_seconds) / 3600,
+        poll_hours=rules.poll_seconds / 3600,
+        is_urgent=is_urgent,
+        wait_price=wait_price,
+        moves=moves or {},
+    )
+    first_firm = market.fallback.option.capacity if market.fallback else None
+    is_last = Capacity.SPOT in mode and first_firm is not None and mode.index(Capacity.SPOT) > mode.index(first_firm)
+    return replace(market, spot_first=False) if is_last else market
+
+
+def _cheapest(options: Sequence[Option], count: int) -> list[Option]:
+    return nsmallest(count, options, key=lambda o: (o.effective_usd_per_step, o.placement.offer.key))
 
 
 def place_of(option: Option, rules: Rules, since: datetime) -> Place:
@@ -183,6 +263,7 @@ def place_of(option: Option, rules: Rules, since: datetime) -> Place:
         is_spot=offer.capacity is Capacity.SPOT,
         usd_per_hour=float(machine + option.traffic.saves_usd_per_hour),
         step_hours=option.step_seconds * (1.0 + option.saving_share) / 3600,
+        interval_hours=option.interval_seconds * (1.0 + option.saving_share) / 3600,
         setup_hours=option.setup_seconds / 3600,
         durable_hours=option.durable_seconds / 3600,
         closing_hours=closing / 3600,
@@ -193,10 +274,6 @@ def place_of(option: Option, rules: Rules, since: datetime) -> Place:
         closes_at=_hours(offer.closes_at, since) if offer.closes_at else math.inf,
         lease_hours=math.inf if offer.lease_seconds is None else offer.lease_seconds / 3600,
     )
-
-
-def reserve_hours(rules: Rules) -> float:
-    return changeover_seconds(rules) / 3600
 
 
 @lru_cache(maxsize=4096)

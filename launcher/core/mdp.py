@@ -58,7 +58,7 @@ class Game:
 
     `lives` and `returns` are hazards of capacity that is there and of outages. `elsewhere` is the chance that another
     place of the same price has capacity when one loses it. `rungs` rise in price. With a handover training stands
-    still for `pause_hours`; `None`: there is none.
+    still for `pause_hours`; `None`: there is none. An hour in which nothing runs counts for `wait_price`.
     """
 
     price: float
@@ -68,6 +68,7 @@ class Game:
     elsewhere: float = 0.0
     rungs: tuple[Rung, ...] = ()
     pause_hours: float | None = None
+    wait_price: float = 0.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,6 +167,7 @@ class _Market:
     """A tick of the market, as matrices over its states (of columns, so that values are multiplied from the left)."""
 
     price: float
+    wait_price: float
     changeover: int
     pause: int | None
     rungs: tuple[Rung, ...]
@@ -213,7 +215,7 @@ def _solved(market: _Market, past: deque[_Front], *, is_done: NDArray[numpy.bool
     import numpy as np
 
     before, done = past[-1], is_done[:, None]
-    wait = _HAIR + _later(before.idle @ market.moves, 1)
+    wait = market.wait_price + _later(before.idle @ market.moves, 1)
     if len(past) >= market.changeover:
         starts, spot_start = _start(market, past), _only_up(_start_on_spot(market, past))
     else:
@@ -330,6 +332,7 @@ def _market(game: Game, tick_hours: float) -> _Market:
     alive = [np.linalg.matrix_power(survives, j) for j in range(changeover + 1)]
     return _Market(
         price=game.price,
+        wait_price=game.wait_price + _HAIR,
         changeover=changeover,
         pause=None if game.pause_hours is None else min(changeover, max(1, round(game.pause_hours / tick_hours))),
         rungs=game.rungs,

@@ -9,6 +9,7 @@ from datetime import datetime, timedelta
 from launcher.core.events import (
     AttemptEnded,
     AttemptOutcome,
+    AttemptReady,
     AttemptStarted,
     CheckpointCommitted,
     EndCause,
@@ -44,11 +45,18 @@ _KILLED = (-9, 137)
 
 
 def observe(
-    attempt: Attempt, phase: Phase, lines: Sequence[JournalLine], *, now: datetime, patience: Patience
+    attempt: Attempt,
+    phase: Phase,
+    lines: Sequence[JournalLine],
+    *,
+    now: datetime,
+    patience: Patience,
+    is_ready: bool = False,
 ) -> tuple[Event, ...]:
     """News of a live attempt, in the order in which it happened; empty if there is none.
 
-    `lines` may repeat what is known already: the last segment is always read again.
+    `lines` may repeat what is known already: the last segment is always read again. `is_ready`: an incoming attempt
+    says that it waits.
     """
     if phase.kind == "absent" and attempt.started_at is None:
         return ()
@@ -56,6 +64,8 @@ def observe(
     if attempt.started_at is None:
         started_at = max(phase.started_at or now, attempt.requested_at)
         events.append(AttemptStarted(attempt=attempt.number, started_at=min(started_at, now)))
+    if is_ready and attempt.ready_at is None:
+        events.append(AttemptReady(attempt=attempt.number))
     events.extend(_told(attempt, lines, now))
     end = _end(attempt, phase, lines, now, patience)
     return tuple([*events, end] if end else events)
@@ -171,6 +181,7 @@ def _end(
         metrics=dict(stepped.metrics) if stepped else {},
         gone_at=min(phase.gone_at, now) if phase.gone_at else None,
         cause=_cause(last_word),
+        has_exited=last_word is not None or phase.kind in ("exited", "gone", "absent"),
     )
 
 
@@ -206,6 +217,8 @@ def _exited(attempt: Attempt, last_word: TrainerEnded | None, code: int | None) 
 
 
 def _exit_code(attempt: Attempt, code: int | None) -> tuple[AttemptOutcome, str]:
+    if attempt.is_incoming and code in (0, 75):  # it has trained nothing: neither complete nor taken
+        return "lost", f"exit code {code} before it could take over"
     if code == 0:
         return "completed", "exit code 0"
     if code == 75:

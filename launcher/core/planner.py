@@ -3,57 +3,33 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime, timedelta
-from decimal import Decimal
+from decimal import ROUND_CEILING, Decimal
 
 from launcher.core.assumptions import assumptions
-from launcher.core.estimate import Estimate, estimate
-from launcher.core.gpus import GpuCatalog
-from launcher.core.gravity import Tariffs
-from launcher.core.hazards import fresh_preemptions_per_hour
-from launcher.core.offers import SINGLE_HOSTS, Capacity, Offer, Placement, Refusal
+from launcher.core.estimate import CENT, Estimate, estimate
+from launcher.core.market import WAIT_PRICE, Market, market_of
+from launcher.core.offers import Capacity, Offer, Refusal
 from launcher.core.options import Option, Rules, closing_seconds
-from launcher.core.pricing import LOCAL, Terms, price
+from launcher.core.pricing import LOCAL, Terms
 from launcher.core.rollout import Outlook
 from launcher.core.saving import (
     checkpoint_gb,
-    durable_seconds,
-    save_interval_seconds,
-    save_seconds,
     storage_usd_per_gb_month,
 )
 from launcher.core.spec import RunSpec
-from launcher.core.supervision import Host
-from launcher.core.traffic import Charge, Traffic, cheapest_move, move_charge, traffic_at
+from launcher.core.survey import Book, Candidate, limit_in_words, survey
+from launcher.core.traffic import Charge, move_charge
 from launcher.core.unknown import Unknown
-from launcher.core.workload import Measured, StepTime, corrected, setup_seconds, step_time
+from launcher.core.workload import Measured
 
 UNASKED_EGRESS_USD = Decimal(25)  # as much as --yes serves without asking
 UNASKED_EGRESS_SHARE = Decimal("0.2")  # of the whole: more of it than that is a decision of its own
-NUM_ELSEWHERE = 8  # spot places among which a future goes on; one of so many nearly always has capacity
+NUM_SPOT = 5  # spot places whose estimates are worked out
+NOISE = Decimal("1.05")  # of medians of so many futures, whose decisions part after the first machine
 WAITS_FOR_SPOT = 4.0  # without a deadline: this many fallback delays on top of twice the work
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Book:
-    """Everything that prices and speeds are known from."""
-
-    offers: tuple[Offer, ...]
-    terms: Terms
-    tariffs: Tariffs
-    catalog: GpuCatalog
-    host: Callable[[Offer], Host | Unknown | None] = lambda _: None  # the supervisor's own machine for a run there
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Candidate:
-    """An option, and where its numbers come from."""
-
-    option: Option
-    step: StepTime
-    host: Host | None = None  # of the supervisor, where that is hired
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +42,16 @@ class Rung:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Certainty:
+    """The cheapest place with capacity that stays, beside a chosen one that may be lost, and what it adds."""
+
+    estimate: Estimate
+    more_usd: Decimal  # p50; below 0 it is cheaper
+    sooner_hours: float  # p50; below 0 it is later
+    sooner_hours_p90: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """The answer to "where, for how much, how long?" at one moment."""
 
@@ -73,14 +59,29 @@ class Plan:
     measured: Measured  # what earlier runs showed
     ranked: tuple[Estimate, ...]
     refused: tuple[Refusal, ...]
+    num_dearer: int  # places that fit, and would cost more than those in `ranked` and `refused`
     ladder: tuple[Rung, ...]
     deadline_at: datetime
     deadline_assumed: bool
+    chase_usd: Decimal | None  # that spot is tried for at the most: a little more than the fallback alone would cost
     made_at: datetime
 
     @property
     def best(self) -> Estimate:
         return self.ranked[0]
+
+    def certainty(self, chosen: Estimate) -> Certainty | None:
+        """`None`: the chosen one is certain already, or nothing is."""
+        firm = [found for found in self.ranked if found.placement.offer.capacity is not Capacity.SPOT]
+        if chosen.placement.offer.capacity is not Capacity.SPOT or not firm:
+            return None
+        sure = min(firm, key=lambda found: (found.cost_usd.p50, found.placement.offer.key))
+        return Certainty(
+            estimate=sure,
+            more_usd=sure.cost_usd.p50 - chosen.cost_usd.p50,
+            sooner_hours=chosen.hours.p50 - sure.hours.p50,
+            sooner_hours_p90=chosen.hours.p90 - sure.hours.p90,
+        )
 
 
 def plan(spec: RunSpec, book: Book, measured: Measured, *, now: datetime, rules: Rules) -> Plan:
@@ -92,53 +93,66 @@ def plan(spec: RunSpec, book: Book, measured: Measured, *, now: datetime, rules:
             measured=measured,
             ranked=(),
             refused=tuple(refused),
+            num_dearer=0,
             ladder=(),
             deadline_at=now,
             deadline_assumed=spec.deadline is None,
+            chase_usd=None,
             made_at=now,
         )
-    deadline_at = _deadline(spec, candidates, now, rules.fallback_delay_seconds)
-    found = _estimates(spec, book, measured, candidates, now=now, deadline_at=deadline_at, rules=rules)
-    ranked, beyond = _within_limits(spec, found, now)
-    by_cost = sorted(ranked, key=_order(book.terms))
+    deadline_at = deadline(spec, candidates, now, rules.fallback_delay_seconds)
+    market = market_for(spec, book, measured, candidates, now=now, deadline_at=deadline_at, rules=rules)
+    closed = _closed(spec, candidates, now)
+    begun = [c for c in candidates if c.option.placement.offer.key not in closed]
+    found = _estimates(spec, book, measured, begun, market, rules)
+    ranked, beyond = _within_limits(spec, found)
+    by_cost = _ordered(ranked, book.terms)
     return Plan(
         spec=spec,
         measured=measured,
         ranked=tuple(by_cost),
-        refused=(*refused, *beyond),
+        refused=(*refused, *closed.values(), *beyond),
+        num_dearer=len(begun) - len(found),
         ladder=tuple(_ladder(spec, by_cost, deadline_at, rules)),
         deadline_at=deadline_at,
         deadline_assumed=spec.deadline is None,
+        chase_usd=_chase_usd(market),
         made_at=now,
     )
 
 
-def survey(
-    spec: RunSpec, book: Book, measured: Measured, *, now: datetime, lying: Sequence[str] = ()
-) -> tuple[list[Candidate], list[Refusal]]:
-    """Offers of the GPU types asked for, as options or refusals; other types were not asked for and are left out.
+def market_for(
+    spec: RunSpec,
+    book: Book,
+    measured: Measured,
+    candidates: Sequence[Candidate],
+    *,
+    now: datetime,
+    deadline_at: datetime,
+    rules: Rules,
+) -> Market:
+    """The places of a run that begins now, with what lies between them."""
+    return market_of(
+        [candidate.option for candidate in candidates],
+        steps=spec.workload.steps,
+        mode=spec.mode,
+        since=now,
+        deadline_at=deadline_at,
+        rules=rules,
+        is_urgent=spec.priority == "urgent",
+        wait_price=WAIT_PRICE if spec.deadline is None else 0.0,
+        moves=_moves(spec, book, measured, candidates),
+    )
 
-    `lying`: homes where the run's newest checkpoint is, from which it would be moved; the newest copy first.
+
+def highest_usd(spec: RunSpec, chosen: Estimate) -> Decimal:
+    """What the user is asked to agree to: the high end of the range, or the spec's own cap where that is lower.
+
+    Rounded up, to the dollar from $10 on and to the cent below.
     """
-    candidates: list[Candidate] = []
-    refused: list[Refusal] = []
-    speeds: dict[str, StepTime | Unknown] = {}
-    for offer in book.offers:
-        if offer.gpu not in spec.gpus:
-            continue
-        if offer.gpu not in speeds:
-            speeds[offer.gpu] = _speed(offer.gpu, spec, book, measured)
-        if unwished := _unwished(offer, spec):
-            refused.append(Refusal(offer=offer, reason=unwished, is_wish=True))
-            continue
-        found = _unfit(offer, spec) or _candidate(offer, spec, book, measured, speeds[offer.gpu], now)
-        if isinstance(found, Candidate) and lying:
-            found = _moved(found, spec, book, measured, lying)
-        if isinstance(found, Candidate):
-            candidates.append(found)
-        else:
-            refused.append(Refusal(offer=offer, reason=found))
-    return candidates, refused
+    if spec.cost.cap is not None and spec.cost.cap < chosen.high_usd:
+        return spec.cost.cap
+    return chosen.high_usd.quantize(Decimal(1) if chosen.high_usd >= 10 else CENT, ROUND_CEILING)
 
 
 def unaccepted_egress_usd(spec: RunSpec, chosen: Estimate) -> Decimal | None:
@@ -160,88 +174,7 @@ def why_nothing(plan: Plan) -> str:
     return f"all {len(plan.refused)} offers are refused, {count} of them: {reason} (`launch plan --all` shows each)"
 
 
-def _unwished(offer: Offer, spec: RunSpec) -> str | None:
-    if spec.providers is not None and offer.provider not in spec.providers:
-        return f"provider {offer.provider} is not in providers"
-    if spec.regions is not None and offer.region not in spec.regions:
-        return f"region {offer.region} is not in regions"
-    if offer.capacity not in spec.mode:
-        return f"{offer.capacity.value} is not in mode"
-    return None
-
-
-def _unfit(offer: Offer, spec: RunSpec) -> str | None:
-    if offer.count != spec.gpus[offer.gpu]:
-        return f"has {offer.count} GPUs a node; gpus asks for {spec.gpus[offer.gpu]}"
-    if offer.provider in SINGLE_HOSTS and spec.nodes > 1:
-        return f"{offer.provider} rents single machines; nodes asks for {spec.nodes} together"
-    if offer.available_count is not None and offer.available_count < spec.nodes:
-        return f"only {offer.available_count} of {spec.nodes} nodes are there"
-    return None
-
-
-def _candidate(
-    offer: Offer, spec: RunSpec, book: Book, measured: Measured, speed: StepTime | Unknown, now: datetime
-) -> Candidate | str:
-    paid = price(offer, book.terms, now=max(now, offer.opens_at or now))  # a later one may be the fallback
-    if isinstance(paid, Refusal):
-        return paid.reason
-    if isinstance(speed, Unknown):
-        return speed.reason
-    host = book.host(offer)
-    if isinstance(host, Unknown):
-        return host.reason
-    traffic = traffic_at(spec, offer, book.tariffs, checkpoint_gb(spec, measured)[0])
-    if isinstance(traffic, Unknown):
-        return traffic.reason
-    if spec.egress_limit is not None and _least_egress_usd(spec, traffic) > spec.egress_limit[1]:
-        return f"egress of ${traffic.read.egress_usd:,.2f} per read is above {_limit(spec)}"
-    option = Option(
-        placement=Placement(offer=offer, nodes=spec.nodes, price=paid),
-        step_seconds=speed.seconds,
-        setup_seconds=setup_seconds(spec, measured)[0],
-        save_seconds=save_seconds(spec, measured)[0],
-        durable_seconds=durable_seconds(spec, measured),
-        preemptions_per_hour=fresh_preemptions_per_hour(offer),
-    )
-    interval = save_interval_seconds(spec, option)
-    hourly = traffic.save.usd * 3600 / Decimal(str(max(1.0, interval)))
-    option = replace(option, interval_seconds=interval, traffic=replace(traffic, saves_usd_per_hour=hourly))
-    return Candidate(option=option, step=speed, host=host)
-
-
-def _moved(found: Candidate, spec: RunSpec, book: Book, measured: Measured, lying: Sequence[str]) -> Candidate | str:
-    gb, _ = checkpoint_gb(spec, measured)
-    move = cheapest_move(spec, book.tariffs, lying, found.option.traffic.home, gb)
-    if isinstance(move, Unknown):
-        return move.reason
-    home, charge = move
-    return replace(found, option=replace(found.option, move_from=home, move_usd=charge.usd))
-
-
-def _least_egress_usd(spec: RunSpec, traffic: Traffic) -> Decimal:
-    """Of a machine that lives until the end."""
-    return traffic.read.egress_usd * Decimal(str(max(1.0, spec.data.reads if spec.data else 0.0)))
-
-
-def _limit(spec: RunSpec) -> str:
-    name, usd = spec.egress_limit or ("", Decimal(0))
-    return f"{name} ${usd:,.2f}"
-
-
-def _speed(gpu: str, spec: RunSpec, book: Book, measured: Measured) -> StepTime | Unknown:
-    known = step_time(
-        gpu,
-        workload=spec.workload,
-        gpus=spec.gpus,
-        nodes=spec.nodes,
-        history=measured.history,
-        catalog=book.catalog,
-    )
-    return known if isinstance(known, Unknown) else corrected(known, measured.corrections.get(known.kind))
-
-
-def _deadline(spec: RunSpec, candidates: Sequence[Candidate], now: datetime, fallback_delay_seconds: float) -> datetime:
+def deadline(spec: RunSpec, candidates: Sequence[Candidate], now: datetime, fallback_delay_seconds: float) -> datetime:
     """The one asked for; else late enough to wait for spot, and still an end to the waiting."""
     if isinstance(spec.deadline, datetime):
         return spec.deadline
@@ -252,95 +185,90 @@ def _deadline(spec: RunSpec, candidates: Sequence[Candidate], now: datetime, fal
 
 
 def _estimates(
-    spec: RunSpec,
-    book: Book,
-    measured: Measured,
-    candidates: Sequence[Candidate],
-    *,
-    now: datetime,
-    deadline_at: datetime,
-    rules: Rules,
-) -> list[Estimate]:
-    fallback = _fallback(spec, candidates, deadline_at=deadline_at, now=now, rules=rules)
-    spot = [c.option for c in candidates if c.option.capacity is Capacity.SPOT]
-    cheapest = sorted(spot, key=lambda o: (o.effective_usd_per_step, o.placement.offer.key))[:NUM_ELSEWHERE]
-    moves = _moves(spec, book, measured, candidates)
+    spec: RunSpec, book: Book, measured: Measured, candidates: Sequence[Candidate], market: Market, rules: Rules
+) -> list[tuple[Offer, Estimate | Unknown]]:
+    """Of the places where the run would best begin."""
+    known = {candidate.option.placement.offer.key: candidate for candidate in candidates}
+    spot = sorted((p for p in market.places if p.is_spot), key=lambda p: (market.hourly_usd(p), p.key))
     found = []
-    for candidate in candidates:
-        outlook = Outlook(
-            steps=spec.workload.steps,
-            throughput_factor80=candidate.step.factor80,
-            idle_seconds=rules.poll_seconds + rules.release_seconds / 2,
-            closing_seconds=closing_seconds(rules, candidate.option.durable_seconds, candidate.option.step_seconds),
-            elsewhere=tuple(o for o in cheapest if o is not candidate.option),
-            hours_to_deadline=(deadline_at - now).total_seconds() / 3600,
-            fallback=fallback,
-            fallback_delay_hours=rules.fallback_delay_seconds / 3600,
-            reads=spec.data.reads if spec.data else 0.0,
-            checkpoint_gb=checkpoint_gb(spec, measured)[0],
-            kept=spec.checkpoint.keep,
-            storage_usd_per_gb_month=_storage_usd(book, candidate.option),
-            moves=moves,
-            supervisor_usd_per_hour=candidate.host.usd_per_hour if candidate.host else Decimal(0),
-        )
+    for place in (*spot[:NUM_SPOT], *market.firm):
+        candidate = known.get(place.key)
+        if candidate is None:
+            continue
+        option, outlook = candidate.option, outlook_for(spec, book, measured, candidate, rules)
         basis = assumptions(
             spec,
             measured,
-            candidate.option,
+            option,
             step=candidate.step,
-            interval_seconds=candidate.option.interval_seconds,
+            interval_seconds=option.interval_seconds,
             tariffs=book.tariffs,
             host=candidate.host,
         )
-        found.append(estimate(candidate.option, outlook, basis, step=candidate.step))
+        found.append((option.placement.offer, estimate(place, market, outlook, basis, step=candidate.step)))
     return found
+
+
+def outlook_for(spec: RunSpec, book: Book, measured: Measured, candidate: Candidate, rules: Rules) -> Outlook:
+    """What a run that begins there costs beyond its machines."""
+    option = candidate.option
+    return Outlook(
+        throughput_factor80=candidate.step.factor80,
+        idle_seconds=rules.poll_seconds + rules.release_seconds / 2,
+        closing_seconds=closing_seconds(rules, option.durable_seconds, option.step_seconds),
+        retry_seconds=rules.retry_seconds,
+        reads=spec.data.reads if spec.data else 0.0,
+        checkpoint_gb=checkpoint_gb(spec, measured)[0],
+        kept=spec.checkpoint.keep,
+        storage_usd_per_gb_month=_storage_usd(book, option),
+        supervisor_usd_per_hour=candidate.host.usd_per_hour if candidate.host else Decimal(0),
+    )
 
 
 def _moves(
     spec: RunSpec, book: Book, measured: Measured, candidates: Sequence[Candidate]
-) -> Mapping[tuple[str | None, str | None], Charge]:
-    """Of a checkpoint from any home to any other; one without a known tariff is refused before it is planned for."""
+) -> Mapping[tuple[str | None, str | None], float]:
+    """USD for a checkpoint from one home to another; one without a known tariff is refused before it is planned for."""
     homes = dict.fromkeys(candidate.option.traffic.home for candidate in candidates)
     gb, _ = checkpoint_gb(spec, measured)
     pairs = ((old, new) for old in homes for new in homes if old != new)
     found = {(old, new): move_charge(spec, book.tariffs, from_home=old, to_home=new, gb=gb) for old, new in pairs}
-    return {pair: charge for pair, charge in found.items() if isinstance(charge, Charge)}
+    return {pair: float(charge.usd) for pair, charge in found.items() if isinstance(charge, Charge)}
+
+
+def _chase_usd(market: Market) -> Decimal | None:
+    """`None`: there is nothing to chase, or nothing to fall back on."""
+    if not market.tiers or market.fallback is None:
+        return None
+    return Decimal(str(market.most_usd)).quantize(CENT)
 
 
 def _storage_usd(book: Book, option: Option) -> Decimal:
     return storage_usd_per_gb_month(option.placement.offer, book.tariffs, uri=option.traffic.home)[0]
 
 
-def _fallback(
-    spec: RunSpec, candidates: Iterable[Candidate], *, deadline_at: datetime, now: datetime, rules: Rules
-) -> Option | None:
-    """The firm place where doing all of the work would cost least, data and all, among those it can be left to."""
-    reads = Decimal(str(max(1.0, spec.data.reads))) if spec.data else Decimal(0)
-
-    def usd(option: Option) -> Decimal:
-        seconds = Decimal(str(option.seconds_to_finish(spec.workload.steps)))
-        hourly = option.placement.usd_per_hour + option.traffic.saves_usd_per_hour
-        return hourly * seconds / 3600 + option.egress_usd_per_read * reads
-
-    steps, options = spec.workload.steps, [c.option for c in candidates]
-    firm = (o for o in options if o.spare_seconds(steps, deadline_at=deadline_at, now=now, rules=rules) is not None)
-    return min(firm, key=usd, default=None)
-
-
-def _within_limits(spec: RunSpec, estimates: Iterable[Estimate], now: datetime) -> tuple[list[Estimate], list[Refusal]]:
+def _within_limits(
+    spec: RunSpec, estimates: Iterable[tuple[Offer, Estimate | Unknown]]
+) -> tuple[list[Estimate], list[Refusal]]:
     ranked: list[Estimate] = []
     refused: list[Refusal] = []
-    for found in estimates:
-        reason = _closed(spec, found.option, now) or _beyond(spec, found)
-        if reason:
-            refused.append(Refusal(offer=found.placement.offer, reason=reason))
+    for offer, found in estimates:
+        if isinstance(found, Unknown):
+            refused.append(Refusal(offer=offer, reason=found.reason))
+        elif reason := _beyond(spec, found):
+            refused.append(Refusal(offer=offer, reason=reason))
         else:
             ranked.append(found)
     return ranked, refused
 
 
-def _closed(spec: RunSpec, option: Option, now: datetime) -> str | None:
-    """A reservation is no place to begin before it opens, nor to finish behind its end; a fallback it may still be."""
+def _closed(spec: RunSpec, candidates: Iterable[Candidate], now: datetime) -> Mapping[str, Refusal]:
+    """By key: a reservation is no place to begin before it opens, nor to finish behind its end."""
+    reasons = {c.option.placement.offer: _why_closed(spec, c.option, now) for c in candidates}
+    return {offer.key: Refusal(offer=offer, reason=reason) for offer, reason in reasons.items() if reason}
+
+
+def _why_closed(spec: RunSpec, option: Option, now: datetime) -> str | None:
     offer = option.placement.offer
     if offer.opens_at is not None and offer.opens_at > now:
         return f"it begins on {offer.opens_at:%Y-%m-%d %H:%M} UTC"
@@ -353,18 +281,26 @@ def _beyond(spec: RunSpec, found: Estimate) -> str | None:
     if spec.deadline is not None and found.on_time is not None and found.on_time < 0.5:
         return f"takes about {found.hours.p50:.1f} h; the deadline is earlier in most cases"
     if spec.egress_limit is not None and found.parts["egress"] > spec.egress_limit[1]:
-        return f"its egress is about ${found.parts['egress']:,.2f} in all, above {_limit(spec)}"
+        return f"its egress is about ${found.parts['egress']:,.2f} in all, above {limit_in_words(spec)}"
     if spec.cost.cap is not None and found.cost_usd.p50 > spec.cost.cap:
         return f"costs about ${found.cost_usd.p50:,.2f}; cost.cap is ${spec.cost.cap:,.2f}"
     return None
 
 
-def _order(terms: Terms) -> Callable[[Estimate], tuple[Decimal, float, str]]:
-    def key(found: Estimate) -> tuple[Decimal, float, str]:
-        usd = found.marginal_usd if terms.rank_reserved_by == "marginal" else found.cost_usd.p50
-        return usd, found.hours.p50, found.placement.offer.key
+def _ordered(found: Sequence[Estimate], terms: Terms) -> list[Estimate]:
+    """By cost; spot that no luck can tell from the cheapest spot by its own price and starts."""
 
-    return key
+    def usd(one: Estimate) -> Decimal:
+        return one.marginal_usd if terms.rank_reserved_by == "marginal" else one.cost_usd.p50
+
+    least = min((usd(one) for one in found if one.option.capacity is Capacity.SPOT), default=Decimal(0))
+
+    def key(one: Estimate) -> tuple[Decimal, float, str]:
+        if one.option.capacity is Capacity.SPOT and usd(one) <= NOISE * least:
+            return least, one.option.effective_usd_per_step, one.placement.offer.key
+        return usd(one), one.hours.p50, one.placement.offer.key
+
+    return sorted(found, key=key)
 
 
 def _ladder(spec: RunSpec, ranked: Sequence[Estimate], deadline_at: datetime, rules: Rules) -> Iterable[Rung]:

@@ -12,13 +12,13 @@ from launcher.core.state import (
     Attempt,
     RunState,
     billed,
-    burn_usd_per_hour,
     egress_usd,
     hours,
     machine_usd,
     spent_usd,
     storage_usd,
     supervisor_usd,
+    trainer_usd_per_hour,
 )
 
 CENT = Decimal("0.01")
@@ -82,10 +82,13 @@ def attempt_usd(state: RunState, attempt: Attempt, now: datetime) -> Decimal:
 
 
 def forecast(state: RunState, now: datetime) -> Forecast:
-    """What is left to do at the newest measured step time, and before there is one at the promised pace."""
-    live = next((a for a in reversed(state.attempts) if a.is_live), None)
+    """What is left to do at the newest measured step time, and before there is one at the promised pace.
+
+    As on the machine that trains: another one beside it is there for a short time only.
+    """
+    live = state.trainer
     seconds = _step_seconds(state, live) if live else None
-    burn = burn_usd_per_hour(state)
+    burn = trainer_usd_per_hour(state)
     if live is None or seconds is None or not burn or not live.prices:
         return Forecast(usd_per_step=None, total_usd=None, left_seconds=None, preemption_now_usd=None)
     left = (state.spec.workload.steps - state.step) * seconds

@@ -299,6 +299,9 @@ class RunSpec(Model):
     deadline: Deadline | None = Field(
         default=None, description="an instant with time zone, or a duration from the submit"
     )
+    priority: Literal["normal", "urgent"] = Field(
+        default="normal", description="urgent: never wait for a lower price, take the cheapest capacity there is"
+    )
     cost: Cost = Cost()
     tags: dict[str, str] = Field(default_factory=dict, description="team: nlp, …")
     market: Market | None = None

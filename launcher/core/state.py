@@ -49,6 +49,7 @@ __all__ = [
     "storage_usd",
     "stored_gb",
     "supervisor_usd",
+    "trainer_usd_per_hour",
 ]
 
 _US_PER_HOUR = Decimal(3_600_000_000)
@@ -91,8 +92,18 @@ class RunState:
 
     @property
     def attempt(self) -> Attempt | None:
-        """The newest attempt that was not refused."""
-        return next((a for a in reversed(self.attempts) if a.refused_at is None), None)
+        """The newest attempt that was not refused, and did not only wait."""
+        return next((a for a in reversed(self.attempts) if a.refused_at is None and not a.is_incoming), None)
+
+    @property
+    def trainer(self) -> Attempt | None:
+        """The live attempt that trains, or is to train without waiting for anybody."""
+        return next((a for a in reversed(self.attempts) if a.is_live and not a.is_incoming), None)
+
+    @property
+    def incoming(self) -> Attempt | None:
+        """The live attempt that is to relieve the trainer."""
+        return next((a for a in reversed(self.attempts) if a.is_live and a.is_incoming), None)
 
     @property
     def step(self) -> int:
@@ -220,6 +231,12 @@ def burn_usd_per_hour(state: RunState) -> Decimal:
     return machines + sum((h.usd_per_hour for h in state.hired if h.until is None), Decimal(0))
 
 
+def trainer_usd_per_hour(state: RunState) -> Decimal:
+    """The same without a machine that waits beside the trainer."""
+    waiting = state.incoming
+    return burn_usd_per_hour(state) - (waiting.prices[-1][1] if waiting and waiting.prices else Decimal(0))
+
+
 def _apply(state: RunState | None, entry: Entry) -> RunState:
     if isinstance(entry.event, RunSubmitted):
         if state is not None or entry.seq != 1:
@@ -291,6 +308,8 @@ def _requested(event: AttemptRequested, at: datetime) -> Attempt:
         restore_usd_per_gb=event.restore_usd_per_gb,
         move_from=event.move_from,
         move_usd_per_gb=event.move_usd_per_gb,
+        relieves=event.relieves,
+        overlaps=event.overlaps,
     )
 
 

@@ -13,6 +13,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
 from launcher.core.events import (
     AttemptEnded,
+    AttemptReady,
     AttemptRefused,
     AttemptReleased,
     AttemptRequested,
@@ -21,6 +22,7 @@ from launcher.core.events import (
     CheckpointReplicated,
     EndRequested,
     Entry,
+    HandedOver,
     NoticeReceived,
     PriceChanged,
     ProgressReported,
@@ -58,7 +60,8 @@ def sentence(entry: Entry, state: RunState, money: Money) -> str | None:
         case AttemptRequested():
             offer = event.placement.offer
             kind = offer.capacity.value.replace("_", "-")
-            return f"attempt {event.attempt}: {offer.where} {offer.count}×{offer.gpu} {kind} — {event.why}"
+            beside = "" if event.relieves is None else f" beside attempt {event.relieves}"
+            return f"attempt {event.attempt}: {offer.where} {offer.count}×{offer.gpu} {kind}{beside} — {event.why}"
         case CheckpointReplicated():
             usd = state.attempts[event.attempt - 1].move_usd_per_gb * event.bytes / 10**9
             price = f"{event.bytes / 1e9:,.1f} GB for {money.exact(usd)}{label}"
@@ -67,6 +70,11 @@ def sentence(entry: Entry, state: RunState, money: Money) -> str | None:
             return f"attempt {event.attempt}: refused, {event.reason.replace('_', ' ')} ({event.detail})"
         case AttemptStarted():
             return f"attempt {event.attempt}: the machine is there"
+        case AttemptReady():
+            relieved = state.attempts[event.attempt - 1].relieves
+            return f"attempt {event.attempt}: set up, waits to take over from attempt {relieved}"
+        case HandedOver():
+            return f"attempt {event.attempt}: takes over from attempt {state.attempts[event.attempt - 1].relieves}"
         case TrainingResumed():
             what = f"resumed at step {event.step:,}" if event.resumed_from else "training begins"
             return f"attempt {event.attempt}: {what}{_lost(event, state, money)}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -11,8 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.core.estimate import Estimate
-from launcher.core.offers import Offer
-from launcher.core.planner import Plan
+from launcher.core.market import WAIT_PRICE
+from launcher.core.offers import Capacity, Offer
+from launcher.core.planner import Certainty, Plan, highest_usd
 from launcher.core.pricing import Terms, cash, credit_usd
 from launcher.core.rollout import PARTS
 from launcher.core.traffic import size
@@ -31,7 +33,8 @@ def show_plan(console: Console, plan: Plan, chosen: Estimate, terms: Terms, mone
     console.print(f"\n [bold]{line}[/]")
     console.print(
         f" 80 % range  {money.about(cost.p10)} – {money.about(cost.p90)} · "
-        f"{rough_span(hours.p10)} – {rough_span(hours.p90)}        basis: {_basis(chosen)}\n"
+        f"{rough_span(hours.p10)} – {rough_span(hours.p90)} · price × hours would be {money.about(chosen.naive_usd)}"
+        f"        basis: {_basis(chosen)}\n"
     )
     console.print(_table(console, plan, chosen, money, plan.ranked if all_offers else plan.ranked[:NUM_SHOWN]))
     console.print(f" Where it goes{label}  {_parts(chosen, money)}")
@@ -72,6 +75,12 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "made_at": plan.made_at.isoformat(),
         "deadline_at": plan.deadline_at.isoformat(),
         "deadline_assumed": plan.deadline_assumed,
+        "priority": plan.spec.priority,
+        "wait_price": WAIT_PRICE if plan.deadline_assumed else 0.0,
+        "chase_usd": None if plan.chase_usd is None else _usd(plan.chase_usd),
+        "cap_usd": None if plan.spec.cost.cap is None else _usd(plan.spec.cost.cap),
+        "certainty": _certainty_entry(plan),
+        "num_dearer": plan.num_dearer,
         "ranked": [_entry(estimate) for estimate in plan.ranked],
         "refused": [{"placement": _offer(r.offer, plan.spec.nodes), "reason": r.reason} for r in plan.refused],
         "ladder": [
@@ -142,8 +151,10 @@ def _parts(chosen: Estimate, money: Money) -> str:
 
 def _sentences(plan: Plan, chosen: Estimate, terms: Terms, money: Money) -> Iterable[str]:
     offer = chosen.placement.offer
-    if offer.capacity.value == "spot":
-        yield f"Spot risk  {chosen.preemptions:.1f} preemptions, {_assumed(chosen, 'save')}"
+    if offer.capacity is Capacity.SPOT:
+        yield f"Spot risk  {_risk(chosen)}; {_assumed(chosen, 'save')}"
+    if (sure := plan.certainty(chosen)) is not None:
+        yield f"Certainty  {_certain(sure, money)}"
     if plan.spec.data is not None and plan.spec.data.gb is not None:
         whole = "" if plan.spec.data.is_whole else "; its listing was not finished, data.size would say how much it is"
         yield f"Data  {_assumed(chosen, 'data')}, {_assumed(chosen, 'egress')}{whole}"
@@ -159,14 +170,68 @@ def _sentences(plan: Plan, chosen: Estimate, terms: Terms, money: Money) -> Iter
     if credit:
         left = money.exact(cash(chosen.cost_usd.p50, credit))
         yield f"Credits  {money.exact(credit)} with {offer.provider}: {left} of it is cash"
+    yield f"Limit  {_limit(plan, chosen, money)}"
     yield f"Ladder  {_ladder(plan, money)}"
-    if plan.deadline_assumed:
-        yield f"Deadline  none given; waits for spot, at the longest so as to end by {clock_time(plan.deadline_at)}"
-    else:
-        certainty = "" if chosen.on_time is None else f": {chosen.on_time:.0%} on time"
-        yield f"Deadline  {clock_time(plan.deadline_at)}{certainty}"
+    yield f"Deadline  {_deadline(plan, chosen)}"
+    if plan.spec.priority == "urgent":
+        yield "Priority  urgent: never waits for a lower price, takes the cheapest capacity there is"
     if money.note:
         yield f"Currency  {money.note}"
+
+
+def _risk(chosen: Estimate) -> str:
+    """Means over futures; the range holds the bad ones."""
+    restarts = f"{chosen.preemptions:.1f} preemptions, {_hours(chosen.restart_hours)} of restarts"
+    if chosen.fallback_usd_per_hour is None:
+        return f"{restarts}, no capacity that stays to fall back on"
+    return f"{restarts}, {_hours(chosen.fallback_hours)} on the fallback"
+
+
+def _hours(hours: float) -> str:
+    return "0 h" if hours < 1 / 60 else span(hours * 3600)
+
+
+def _certain(sure: Certainty, money: Money) -> str:
+    """What capacity that stays would cost more, and spare."""
+    where = f"on capacity that stays ({sure.estimate.placement.offer.where})"
+    usd = f"+{money.about(sure.more_usd)}" if sure.more_usd >= 0 else f"−{money.about(-sure.more_usd)}"
+    ends = f"{_apart(sure.sooner_hours)}, {_apart(sure.sooner_hours_p90)} in the worst tenth"
+    return f"{usd} to finish {ends}, {where}"
+
+
+def _apart(sooner_hours: float) -> str:
+    if abs(sooner_hours) < 1 / 60:
+        return "at the same time"
+    return f"{rough_span(abs(sooner_hours))} {'earlier' if sooner_hours > 0 else 'later'}"
+
+
+def _limit(plan: Plan, chosen: Estimate, money: Money) -> str:
+    """What it may cost at the very most, and what a chase for spot may make of it."""
+    most = money.exact(highest_usd(plan.spec, chosen))
+    ends = f"{most} are asked for, and it ends before it has cost more than is approved"
+    if plan.chase_usd is None or chosen.placement.offer.capacity is not Capacity.SPOT:
+        return ends
+    return f"{ends}; spot only while the fallback could still end it below {money.exact(plan.chase_usd)}"
+
+
+def _deadline(plan: Plan, chosen: Estimate) -> str:
+    by = clock_time(plan.deadline_at)
+    when = _ends(plan, chosen)
+    if plan.deadline_assumed:
+        return (
+            f"none given, {by} is assumed, and that an hour of waiting counts for {WAIT_PRICE:.0%} of one on the "
+            f"fallback; {when}"
+        )
+    certainty = "" if chosen.on_time is None else f": {chosen.on_time:.0%} on time"
+    return f"{by}{certainty}; {when}"
+
+
+def _ends(plan: Plan, chosen: Estimate) -> str:
+    early, middle, late = (
+        clock_time(plan.made_at + timedelta(hours=hours)).removesuffix(" UTC")
+        for hours in (chosen.hours.p10, chosen.hours.p50, chosen.hours.p90)
+    )
+    return f"ends about {middle}, 80 % between {early} and {late}"
 
 
 def _assumed(chosen: Estimate, name: str) -> str:
@@ -185,6 +250,8 @@ def _ladder(plan: Plan, money: Money) -> str:
 
 def _refusals(console: Console, plan: Plan, *, all_offers: bool) -> None:
     hidden = max(0, len(plan.ranked) - NUM_SHOWN)
+    if plan.num_dearer:
+        console.print(f" [dim]{plan.num_dearer:,} dearer places were not worked out[/]")
     if not all_offers:
         if hidden or plan.refused:
             console.print(f" [dim]{hidden} more places, {len(plan.refused)} refused: --all shows them with reasons[/]")
@@ -206,6 +273,19 @@ def _refusals(console: Console, plan: Plan, *, all_offers: bool) -> None:
     console.print(table(console, (*columns, Column("why", folds=True)), rows))
 
 
+def _certainty_entry(plan: Plan) -> dict[str, Any] | None:
+    """Beside the first of `ranked`."""
+    sure = plan.certainty(plan.best) if plan.ranked else None
+    if sure is None:
+        return None
+    return {
+        "placement": _offer(sure.estimate.placement.offer, plan.spec.nodes),
+        "more_usd": _usd(sure.more_usd),
+        "sooner_hours": round(sure.sooner_hours, 4),
+        "sooner_hours_p90": round(sure.sooner_hours_p90, 4),
+    }
+
+
 def _entry(found: Estimate) -> dict[str, Any]:
     cost, hours = found.cost_usd, found.hours
     return {
@@ -216,10 +296,14 @@ def _entry(found: Estimate) -> dict[str, Any]:
             "price_basis": found.placement.price.basis,
         },
         "cost_usd": {"p10": _usd(cost.p10), "p50": _usd(cost.p50), "p90": _usd(cost.p90)},
+        "high_usd": _usd(found.high_usd),
         "marginal_usd": _usd(found.marginal_usd),
+        "naive_usd": _usd(found.naive_usd),
         "hours": {"p10": round(hours.p10, 4), "p50": round(hours.p50, 4), "p90": round(hours.p90, 4)},
         "parts": {name: _usd(usd) for name, usd in found.parts.items()},
         "preemptions": round(found.preemptions, 3),
+        "restart_hours": round(found.restart_hours, 4),
+        "fallback_hours": round(found.fallback_hours, 4),
         "on_time": None if found.on_time is None else round(found.on_time, 4),
         "assumptions": [{"name": a.name, "value": a.value, "source": a.source} for a in found.assumptions],
     }

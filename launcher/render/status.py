@@ -24,11 +24,11 @@ def phase(state: RunState, *, supervised: bool) -> str:
     """One or two words for where the run is."""
     if state.outcome:
         return state.outcome.replace("_", " ")
-    live = next((a for a in state.attempts if a.is_live), None)
+    live = state.trainer or state.incoming
     if live is None:
         word = "waiting"
     elif live.end_requested_at:
-        word = "stopping"
+        word = "handing over" if live.end_cause == "handed_over" else "stopping"
     elif live.training_at:
         word = "noticed" if live.noticed_at else "running"
     else:
@@ -81,6 +81,8 @@ def show_run(
         console.print(f" {state.detail}")
     console.print(f" step {state.step:,} of {state.spec.workload.steps:,} · folder {newest_run_uri(state)}")
     console.print(_attempts(console, state, now, money))
+    if state.incoming:
+        console.print(f" {_beside(state.incoming, money)}", highlight=False)
     for sentence in _money(state, now, money):
         console.print(f" {sentence}")
     for sentence in _supervision(state, money, sign):
@@ -140,6 +142,7 @@ def run_json(state: RunState, now: datetime, *, supervised: bool, sign: Sign | N
         "checkpoint": checkpoint and {"step": checkpoint.step, "name": checkpoint.name, "bytes": checkpoint.bytes},
         "stored": _stored_json(state),
         "attempts": [_attempt_json(state, attempt, now) for attempt in state.attempts],
+        "incoming": state.incoming and state.incoming.number,
         "tags": state.spec.tags,
         "hired": [_hired_json(hired) for hired in state.hired],
         "supervisor": sign and {"by": sign.by, "since": sign.since.isoformat(), "seen_at": sign.at.isoformat()},
@@ -169,7 +172,7 @@ def _total(rows: Iterable[tuple[RunState, datetime, bool]]) -> Decimal:
 
 
 def _where(state: RunState) -> str:
-    live = next((a for a in state.attempts if a.is_live), None)
+    live = state.trainer or state.incoming
     if live is None:
         return "–"
     offer = live.placement.offer
@@ -209,9 +212,20 @@ def _ending(attempt: Attempt) -> str:
         return f"refused, {attempt.refused}"
     if attempt.outcome:
         return f"{attempt.outcome}: {attempt.detail}"
+    if attempt.is_incoming:
+        return f"waits to relieve attempt {attempt.relieves}" if attempt.ready_at else "starting"
     if attempt.end_requested_at:
         return "asked to save and end"
     return "running" if attempt.training_at else "starting"
+
+
+def _beside(incoming: Attempt, money: Money) -> str:
+    """The second machine that is paid for, and what for."""
+    doing = "waits to take over" if incoming.ready_at else "is being started beside it"
+    if incoming.started_at is None:
+        doing = "is asked for, to take over"
+    price = f"{money.exact(incoming.placement.usd_per_hour)}/h"
+    return f"Second machine  attempt {incoming.number} on {incoming.placement.offer.where}, {price}, {doing}"
 
 
 def _money(state: RunState, now: datetime, money: Money) -> Iterable[str]:
@@ -308,6 +322,9 @@ def _attempt_json(state: RunState, attempt: Attempt, now: datetime) -> dict[str,
         "capacity": offer.capacity.value,
         "usd_per_hour": str(attempt.placement.usd_per_hour),
         "why": attempt.why,
+        "relieves": attempt.relieves,
+        "ready_at": attempt.ready_at.isoformat() if attempt.ready_at else None,
+        "handed_over_at": attempt.handed_over_at.isoformat() if attempt.handed_over_at else None,
         "refused": attempt.refused or None,
         "started_at": attempt.started_at.isoformat() if attempt.started_at else None,
         "billed_until": attempt.billed_until.isoformat() if attempt.billed_until else None,

@@ -17,8 +17,9 @@ from launcher.adapters.system_clock import SystemClock
 from launcher.core.estimate import Estimate
 from launcher.core.offers import Offer
 from launcher.core.options import Rules
-from launcher.core.planner import Book, Plan, plan
+from launcher.core.planner import Plan, plan
 from launcher.core.pricing import Terms
+from launcher.core.survey import Book
 from launcher.core.workload import Measured
 from tests.adapters.catalogues import AWS, GCP, INFO, ask_skypilot, draw, folder, write
 from tests.builders import a_spec

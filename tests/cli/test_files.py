@@ -83,7 +83,7 @@ def test_status_loads_neither_torch_nor_a_file_system_nor_yaml(folder: Path) -> 
 
 
 def test_a_plan_loads_neither_torch_nor_a_file_system(folder: Path) -> None:
-    assert loaded_by(str(LAUNCH), "plan", H100) <= {"sqlalchemy", "rich", "pydantic", "asyncio", "ruamel"}
+    assert loaded_by(str(LAUNCH), "plan", H100) <= {"sqlalchemy", "rich", "pydantic", "asyncio", "ruamel", "numpy"}
 
 
 def test_the_hooks_load_torch_only_when_they_are_used() -> None:

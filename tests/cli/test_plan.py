@@ -41,13 +41,17 @@ def test_a_dry_run_gives_a_plan_of_real_offers_as_json(launch: Launch) -> None:
     plan = json.loads(done.out)
     assert done.code == 0
     assert plan["schema"] == "launch/plan/v1"
-    assert len(plan["ranked"]) >= 20
+    assert len(plan["ranked"]) + plan["num_dearer"] >= 20
     assert len({entry["placement"]["provider"] for entry in plan["ranked"]}) >= 5
     best = plan["ranked"][0]
     assert set(best["placement"]) >= {"provider", "region", "zone", "instance_type", "gpu", "count", "capacity"}
     assert set(best["cost_usd"]) == set(best["hours"]) == {"p10", "p50", "p90"}
     assert sum(round(100 * float(usd)) for usd in best["parts"].values()) == round(100 * float(best["cost_usd"]["p50"]))
     assert all(entry["reason"] for entry in plan["refused"])
+    assert float(best["naive_usd"]) < float(best["cost_usd"]["p50"]) < float(best["high_usd"])
+    assert best["restart_hours"] > 0
+    assert plan["certainty"]["placement"]["capacity"] == "on_demand"
+    assert (plan["priority"], plan["wait_price"], plan["cap_usd"]) == ("normal", 0.0, None)
     assert {a["name"] for a in best["assumptions"]} >= {"step time", "price", "set-up", "save", "preemptions"}
 
 

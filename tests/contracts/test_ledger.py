@@ -18,6 +18,7 @@ from launcher.adapters.object_ledger import ObjectLedger, is_object_store
 from launcher.adapters.sql_ledger import SqlLedger
 from launcher.core.events import (
     AttemptEnded,
+    AttemptReady,
     AttemptRefused,
     AttemptReleased,
     AttemptRequested,
@@ -26,6 +27,7 @@ from launcher.core.events import (
     CheckpointReplicated,
     EndRequested,
     Event,
+    HandedOver,
     NoticeReceived,
     PriceChanged,
     ProgressReported,
@@ -124,6 +126,8 @@ EVERY_KIND: list[Event] = [
     CheckpointReplicated(attempt=1, name="step-7-a1", bytes=10**12, usd=Decimal("0.0000004")),
     AttemptRefused(attempt=1, reason="no_capacity", detail="none"),
     AttemptStarted(attempt=2, started_at=after(0.000001)),
+    AttemptReady(attempt=2),
+    HandedOver(attempt=2),
     TrainingResumed(attempt=2, step=7, resumed_from="step-7-a1", lost_steps=3),
     NoticeReceived(attempt=2, source="ec2", seconds_left=119.5),
     CheckpointCommitted(attempt=2, step=9, name="step-9-a2", bytes=10**12, seconds=0.1, segment=3),

@@ -13,6 +13,7 @@ from launcher.core.conduct import (
     Action,
     AskToEnd,
     Finish,
+    HandOver,
     Judge,
     Keep,
     Launch,
@@ -24,6 +25,7 @@ from launcher.core.conduct import (
 )
 from launcher.core.events import (
     AttemptEnded,
+    AttemptReady,
     AttemptRefused,
     AttemptReleased,
     AttemptRequested,
@@ -32,6 +34,7 @@ from launcher.core.events import (
     CheckpointReplicated,
     EndRequested,
     Event,
+    HandedOver,
     ProgressReported,
     RunReopened,
     StopRequested,
@@ -146,14 +149,39 @@ def test_spot_is_launched_only_while_it_leaves_time_for_the_fallback(spare: floa
     assert action.option == option
 
 
-@pytest.mark.parametrize(("spare", "asked_to_end"), [(1, False), (-1, True)])
-def test_spot_is_asked_to_end_while_a_save_and_the_fallback_still_fit(spare: float, asked_to_end: bool) -> None:
-    slack = changeover_seconds(RULES) + CLOSING_SECONDS + spare
+TWO_LOOKS = 2 * RULES.poll_seconds
+
+
+@pytest.mark.parametrize(("spare", "moves"), [(1, False), (-1, True)])
+def test_the_fallback_is_set_up_beside_spot_while_it_and_a_save_still_fit(spare: float, moves: bool) -> None:
+    slack = changeover_seconds(RULES) + CLOSING_SECONDS + TWO_LOOKS + spare
 
     action = decided(*training(), **a_deadline(slack))
 
-    assert isinstance(action, AskToEnd) == asked_to_end
-    assert not asked_to_end or action.cause == "fallback"  # type: ignore[union-attr]
+    assert isinstance(action, Launch) == moves
+    assert not moves or (action.option, action.relieves) == (RESERVED, 1)  # type: ignore[union-attr]
+
+
+UNHEARD = training()[:-1]
+BARELY = {"approved_usd": "12.00"}  # 5 minutes of spot are spent; two machines for an hour would be $26
+
+
+@pytest.mark.parametrize(("spare", "ends"), [(1, False), (-1, True)])
+def test_spot_is_asked_to_end_first_where_two_machines_cannot_be_paid(spare: float, ends: bool) -> None:
+    slack = changeover_seconds(RULES) + CLOSING_SECONDS + spare
+
+    action = decided(*training(), options=[SPOT_A, ON_DEMAND], **BARELY, **a_deadline(slack))
+
+    assert isinstance(action, AskToEnd) == ends
+    assert not ends or action.cause == "fallback"  # type: ignore[union-attr]
+
+
+def test_a_script_without_hooks_is_ended_first() -> None:
+    """Nobody would know when it has saved."""
+    action = decided(*UNHEARD, **a_deadline(100))
+
+    assert isinstance(action, Judge)
+    assert (action.outcome, action.cause) == ("stopped", "fallback")
 
 
 def test_a_commit_gives_slack() -> None:
@@ -512,12 +540,12 @@ def test_a_lease_shorter_than_the_work_costs_a_start_and_a_save_each_time() -> N
 def test_a_reservation_that_ends_too_early_is_left_in_time_as_spot_is() -> None:
     early = closing(20_000)
     long = {"spec": a_spec(steps=5000), "options": [early, ON_DEMAND]}
-    enough = 60 + 5000 * 10 + 5 + changeover_seconds(RULES) + CLOSING_SECONDS
+    enough = 60 + 5000 * 10 + 5 + changeover_seconds(RULES) + CLOSING_SECONDS + TWO_LOOKS
 
     assert decided(*training(early), deadline_at=after(300 + enough + 1), **long) == Keep()
     action = decided(*training(early), deadline_at=after(300 + enough - 1), **long)
-    assert isinstance(action, AskToEnd)
-    assert action.cause == "fallback"
+    assert isinstance(action, Launch)
+    assert (action.option, action.relieves) == (ON_DEMAND, 1)
 
 
 def test_a_fallback_that_would_be_late_is_passed_over_for_one_that_is_not() -> None:
@@ -552,10 +580,172 @@ def test_spot_is_ended_for_a_fallback_only_when_that_may_have_capacity_again(ref
     pause = RULES.retry_seconds * 2 ** (refusals - 1)
 
     def action(at: float) -> Action:
-        return decided(*spot_after(none), at=at, options=[SPOT_A, ON_DEMAND], **a_deadline(100, at=at))
+        poor = {"approved_usd": f"{6 * at / 3600 + 11.5:.2f}"}
+        return decided(*spot_after(none), at=at, options=[SPOT_A, ON_DEMAND], **poor, **a_deadline(100, at=at))
 
     assert action(0.8 * pause - 10) == Keep()
     assert isinstance(action(1.2 * pause + 10), AskToEnd)
+
+
+@pytest.mark.parametrize("refusals", [1, 2, 3])
+def test_a_fallback_that_refused_is_asked_again_beside_spot_that_works(refusals: int) -> None:
+    """That costs nothing, so every refusal is believed for as long as the first."""
+    none = [event for n in range(1, refusals + 1) for event in a_refusal("no_capacity", attempt=n, option=ON_DEMAND)]
+
+    def action(at: float) -> Action:
+        return decided(*spot_after(none), at=at, options=[SPOT_A, ON_DEMAND], **a_deadline(100, at=at))
+
+    assert action(0.8 * RULES.retry_seconds - 10) == Keep()
+    assert isinstance(action(1.2 * RULES.retry_seconds + 10), Launch)
+
+
+def beside(*more: Event, option: Option = ON_DEMAND, there: Option = SPOT_A, **fields: Any) -> list[Event]:
+    """One trains, and `there` another one was asked for beside it, with `more` of it."""
+    return [*training(option), asked(there, attempt=2, relieves=1, **fields), *more]
+
+
+THERE = AttemptStarted(attempt=2, started_at=after(4))
+READY = AttemptReady(attempt=2)
+ASKED_TO_END = EndRequested(attempt=1, cause="handed_over", why="attempt 2")
+
+
+def test_a_second_machine_that_was_asked_for_is_asked_for_again() -> None:
+    assert decided(*beside()) == Relaunch(attempt=2)
+    given_up = decided(*beside(), at=4 + RULES.launch_seconds)
+    assert isinstance(given_up, Judge)
+    assert (given_up.attempt, given_up.outcome) == (2, "lost")
+
+
+def test_the_trainer_goes_on_until_the_other_one_is_ready() -> None:
+    assert decided(*beside(THERE)) == Keep()
+    action = decided(*beside(THERE, READY))
+
+    assert isinstance(action, AskToEnd)
+    assert (action.attempt, action.cause) == (1, "handed_over")
+
+
+def test_a_second_machine_that_does_not_overlap_is_waited_for_only_until_it_is_there() -> None:
+    assert isinstance(decided(*beside(overlaps=False)), Relaunch)
+    assert isinstance(decided(*beside(THERE, overlaps=False)), AskToEnd)
+
+
+ENDED_WELL = AttemptEnded(attempt=1, outcome="stopped", detail="saved", has_exited=True)
+
+
+@pytest.mark.parametrize("cause", ["handed_over", "preempted"])
+def test_the_other_one_takes_over_before_the_old_one_is_released(cause: str) -> None:
+    end = ENDED_WELL if cause == "handed_over" else ENDED_WELL.model_copy(update={"outcome": "preempted"})
+    over = HandedOver(attempt=2)
+
+    assert decided(*beside(THERE, READY, ASKED_TO_END, end)) == HandOver(attempt=2)
+    assert decided(*beside(THERE, end)) == HandOver(attempt=2)
+    assert decided(*beside(THERE, READY, end, over)) == Release(attempt=1)
+    assert decided(*beside(THERE, READY, end, over, AttemptReleased(attempt=1))) == Keep()
+
+
+def test_a_trainer_that_was_killed_is_released_before_the_other_one_takes_over() -> None:
+    """Its process may be alive until then, and two would train."""
+    killed = AttemptEnded(attempt=1, outcome="stopped", detail="killed")
+
+    assert decided(*beside(THERE, READY, ASKED_TO_END, killed)) == Release(attempt=1)
+    released = AttemptReleased(attempt=1)
+    assert decided(*beside(THERE, READY, ASKED_TO_END, killed, released)) == HandOver(attempt=2)
+
+
+LAST_CALL = 2 * RULES.poll_seconds + RULES.release_seconds
+GONE_BY: dict[str, tuple[list[Event], Option, Option, float]] = {
+    "a fallback that waits has its set-up behind it": ([THERE, READY], SPOT_A, ON_DEMAND, LAST_CALL - 60),
+    "one that is being set up has its start behind it": ([THERE], SPOT_A, ON_DEMAND, LAST_CALL),
+    "one that was asked for has nothing behind it": ([], SPOT_A, ON_DEMAND, changeover_seconds(RULES)),
+    "spot may come to nothing": (
+        [THERE, READY], ON_DEMAND, SPOT_A, changeover_seconds(RULES) + RULES.poll_seconds + RULES.release_seconds
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("more", "here", "there", "gone_by"), GONE_BY.values(), ids=GONE_BY.keys())
+def test_a_trainer_that_does_not_end_is_killed_in_time_for_the_other_one(
+    more: list[Event], here: Option, there: Option, gone_by: float
+) -> None:
+    events = beside(*more, ASKED_TO_END, option=here, there=there)
+
+    def action(slack: float) -> Action:
+        return decided(*events, options=[SPOT_A, ON_DEMAND], at=20, **a_deadline(slack, at=20))
+
+    assert action(gone_by + 1) == Keep()
+    killed = action(gone_by - 1)
+    assert isinstance(killed, Judge)
+    assert killed.attempt == 1
+
+
+def test_a_second_machine_that_was_lost_makes_no_attempt_fruitless() -> None:
+    events = lost_attempts(4)
+    events += [asked(ON_DEMAND, attempt=5), THERE.model_copy(update={"attempt": 5}), asked(attempt=6, relieves=5)]
+    events += [AttemptEnded(attempt=6, outcome="lost", detail=""), AttemptReleased(attempt=6)]
+    events += [AttemptEnded(attempt=5, outcome="lost", detail=""), AttemptReleased(attempt=5)]
+
+    assert not isinstance(decided(*events, at=10**5), Finish)
+
+
+@pytest.mark.parametrize(
+    "more", [[AttemptEnded(attempt=2, outcome="failed", detail="exit code 1")], []], ids=["lost", "refused"]
+)
+def test_a_second_machine_that_comes_to_nothing_is_no_end_of_the_run(more: list[Event]) -> None:
+    gone = [THERE, *more, AttemptReleased(attempt=2)] if more else [a_refusal("rejected", attempt=2)[1]]
+
+    assert decided(*beside(*gone), options=[SPOT_A, ON_DEMAND]) == Keep()
+    after_it = decided(*beside(*gone, AttemptEnded(attempt=1, outcome="preempted", detail="")))
+    assert after_it == Release(attempt=1)
+
+
+def test_a_second_machine_is_not_asked_for_again_at_once_where_one_came_to_nothing() -> None:
+    """And twice as late each time: its set-up costs as much as any."""
+    lost = [THERE, AttemptEnded(attempt=2, outcome="failed", detail="exit code 1"), AttemptReleased(attempt=2)]
+    again = [asked(attempt=3, relieves=1), *(replace_attempt(event, 3) for event in lost)]
+
+    def waits(*events: Event) -> float:
+        two: dict[str, Any] = {"options": [SPOT_A, ON_DEMAND], "approved_usd": "9999"}
+        return next(s for s in range(60, 7200, 60) if isinstance(decided(*beside(*events), at=s, **two), Launch))
+
+    assert RULES.retry_seconds <= waits(*lost) < 1.1 * RULES.retry_seconds
+    assert 2 * RULES.retry_seconds <= waits(*lost, *again) < 2.1 * RULES.retry_seconds
+
+
+def replace_attempt(event: Event, number: int) -> Event:
+    return event.model_copy(update={"attempt": number})
+
+
+OVER: dict[str, tuple[list[Event], dict[str, Any]]] = {
+    "the run is stopped": ([THERE, StopRequested(by="ada")], {}),
+    "the training is complete": ([THERE, AttemptEnded(attempt=1, outcome="completed", detail="", step=1000)], {}),
+    "the training failed": ([THERE, AttemptEnded(attempt=1, outcome="failed", detail="exit code 1")], {}),
+    "the money is short": ([THERE], {"approved_usd": "2.80"}),
+    "the slack is gone": ([THERE], a_deadline(changeover_seconds(RULES))),
+    "it is never ready": ([THERE], {"at": 5 + RULES.start_seconds, "approved_usd": "9999"}),
+}
+
+
+@pytest.mark.parametrize(("events", "terms"), OVER.values(), ids=OVER.keys())
+def test_the_second_machine_is_the_first_to_go_when(events: list[Event], terms: dict[str, Any]) -> None:
+    action = decided(*beside(*events), **terms)
+
+    assert isinstance(action, Judge)
+    assert action.attempt == 2
+
+
+def test_a_second_machine_is_asked_for_only_where_what_is_left_pays_for_both_until_it_trains() -> None:
+    closing = closing_seconds(RULES, 5, 10)
+    pair = RULES.poll_seconds + 2 * RULES.release_seconds
+    first = 6 * (RULES.fallback_delay_seconds + 60 + pair + CLOSING_SECONDS)
+    second = 20 * (RULES.fallback_delay_seconds + 60 + pair + closing)
+    needed = (6 * 300 + first + second) / 3600
+
+    def action(spare_usd: float) -> Action:
+        money = {"approved_usd": f"{needed + spare_usd:.4f}"}
+        return decided(*training(), options=[SPOT_A, ON_DEMAND], **money, **a_deadline(changeover_seconds(RULES)))
+
+    assert isinstance(action(0.001), Launch)
+    assert isinstance(action(-0.001), AskToEnd)
 
 
 def test_a_launch_is_waited_for_from_when_its_checkpoint_was_there() -> None:

@@ -3,216 +3,230 @@
 from __future__ import annotations
 
 import math
-import random
+from collections.abc import Iterable
 from dataclasses import replace
 from decimal import Decimal
 from itertools import pairwise
+from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.core.estimate import estimate
-from launcher.core.hazards import LIFE_HAZARD
-from launcher.core.offers import Capacity, Placement
+from launcher.core.estimate import NUM_FUTURES, Estimate, estimate
+from launcher.core.market import Market
+from launcher.core.offers import Capacity
 from launcher.core.options import Option
-from launcher.core.rollout import PARTS, Outlook, _life_hours
+from launcher.core.rollout import PARTS
 from launcher.core.traffic import Charge, Traffic
-from tests import builders
+from launcher.core.unknown import Unknown
+from launcher.core.weather import Record
 from tests.builders import a_placement, an_offer, reading
+from tests.core.futures import a_market, an_option, an_outlook, on_demand, place_in, spot
+
+CALM = 0.32  # preemptions an hour, as on the traces
 
 
-def an_outlook(**fields: object) -> Outlook:
-    plain: dict[str, object] = {
-        "steps": 1000,
-        "throughput_factor80": 1.05,
-        "idle_seconds": 25.0,
-        "closing_seconds": 55.0,
-        "elsewhere": (),
-        "hours_to_deadline": None,
-        "fallback": None,
-        "fallback_delay_hours": 1.0,
-        "reads": 0.0,
-        "checkpoint_gb": 0.0,
-        "kept": 2,
-        "storage_usd_per_gb_month": Decimal(0),
-    }
-    return Outlook(**plain | fields)  # type: ignore[arg-type]
+def estimated(option: Option, market: Market | None = None, **fields: Any) -> Estimate:
+    market = market or a_market(option)
+    history = fields.pop("history", None)
+    found = estimate(place_in(market, option), market, an_outlook(**fields), [], history=history)
+    assert isinstance(found, Estimate)
+    return found
 
 
-def an_option(placement: Placement | None = None, **fields: object) -> Option:
-    """Saved every ten minutes."""
-    return builders.an_option(placement, **{"interval_seconds": 600.0} | fields)
-
-
-def on_demand(**fields: object) -> Option:
-    placement = a_placement(an_offer(capacity=Capacity.ON_DEMAND), usd_per_hour=str(fields.pop("usd_per_hour", "20")))
-    return an_option(placement, **fields)
+def medians(options: Iterable[Option], **market: Any) -> list[Decimal]:
+    chosen = list(options)
+    return [estimated(option, a_market(*chosen, **market)).cost_usd.p50 for option in chosen]
 
 
 def test_32_nodes_at_30_dollars_for_a_week_cost_161280_dollars() -> None:
     placement = a_placement(an_offer(capacity=Capacity.ON_DEMAND), usd_per_hour="30", nodes=32)
     week = an_option(placement, step_seconds=3600.0, setup_seconds=0.0, save_seconds=0.0)
 
-    found = estimate(week, an_outlook(steps=168, throughput_factor80=1.0, idle_seconds=0.0), [])
+    found = estimated(week, a_market(week, steps=168, hours=500), idle_seconds=0.0)
 
     assert found.cost_usd.p10 == found.cost_usd.p50 == found.cost_usd.p90 == Decimal("161280.00")
-    assert found.parts["steps"] == Decimal("161280.00")
+    assert found.naive_usd == found.parts["steps"] == Decimal("161280.00")
     assert found.hours.p50 == pytest.approx(168)
 
 
-def test_a_save_that_is_still_being_written_when_the_machine_is_taken_saves_nothing() -> None:
-    spot = a_placement(an_offer(notice_seconds=0.0))
-    at_once, late = (an_option(spot, save_seconds=1.0, durable_seconds=seconds) for seconds in (1.0, 500.0))
-    outlook = an_outlook(steps=20_000)
+def test_a_place_that_is_always_up_has_one_price_and_one_length() -> None:
+    steady = spot(preemptions_per_hour=0.0, setup_seconds=0.0, save_seconds=0.0)
+    market = a_market(steady, steps=17_280)
 
-    lost = [estimate(option, outlook, []).parts["lost"] for option in (at_once, late)]
+    found = estimated(steady, market, idle_seconds=0.0, history={place_in(market, steady).key: (True, (336.0,))})
 
-    assert lost[1] > lost[0] > 0
+    assert found.cost_usd.p10 == found.cost_usd.p50 == found.cost_usd.p90 == found.naive_usd == Decimal(48 * 6)
+    assert found.hours.p10 == found.hours.p90 == pytest.approx(48)
+    assert found.on_time == 1.0
+
+
+def test_100_tb_read_at_9_cents_are_9000_dollars_of_egress() -> None:
+    far = an_option(on_demand().placement, traffic=reading(Decimal(9000)))
+
+    assert estimated(far, reads=1.0).parts["egress"] == Decimal("9000.00")
 
 
 def test_the_last_save_is_waited_for() -> None:
     beside = on_demand(usd_per_hour="36", save_seconds=0.0, durable_seconds=100.0)
 
-    assert estimate(beside, an_outlook(steps=1000), []).parts["saves"] == Decimal("1.00")
+    assert estimated(beside).parts["saves"] == Decimal("1.00")
 
 
 def test_a_save_costs_what_it_blocks_and_not_what_it_is_written_for() -> None:
     """A hundred saves between the steps, and the last one."""
     beside = on_demand(usd_per_hour="36", save_seconds=1.0, durable_seconds=50.0, interval_seconds=100.0)
 
-    found = estimate(beside, an_outlook(steps=1000, throughput_factor80=1.0), [])
-
-    assert found.parts["saves"] == Decimal("1.00") + Decimal("0.50")
+    assert estimated(beside).parts["saves"] == Decimal("1.00") + Decimal("0.50")
 
 
-def test_100_tb_read_at_9_cents_are_9000_dollars_of_egress() -> None:
-    far = an_option(on_demand().placement, traffic=reading(Decimal(9000)))
-
-    assert estimate(far, an_outlook(reads=1.0), []).parts["egress"] == Decimal("9000.00")
-
-
+@settings(max_examples=40, deadline=None)
 @given(
-    steps=st.integers(1, 5000),
+    steps=st.sampled_from([1, 300, 3000]),
     price=st.decimals("0.05", "400", places=4),
-    hazard=st.floats(0, 3),
+    hazard=st.floats(0, 1),
     gb=st.floats(0, 2000),
     egress=st.decimals(0, 300, places=2),
-    deadline=st.none() | st.floats(0.5, 40),
+    hours=st.sampled_from([1.0, 12.0, 90.0]),
 )
 def test_the_parts_add_up_to_the_median_to_the_cent(
-    steps: int, price: Decimal, hazard: float, gb: float, egress: Decimal, deadline: float | None
+    steps: int, price: Decimal, hazard: float, gb: float, egress: Decimal, hours: float
 ) -> None:
-    spot = an_option(a_placement(usd_per_hour=str(price)), preemptions_per_hour=hazard, traffic=reading(egress))
-    outlook = an_outlook(
-        steps=steps,
-        reads=1.0,
-        checkpoint_gb=gb,
-        storage_usd_per_gb_month=Decimal("0.023"),
-        hours_to_deadline=deadline,
-        fallback=on_demand(),
-    )
+    option = an_option(a_placement(usd_per_hour=str(price)), preemptions_per_hour=hazard, traffic=reading(egress))
+    market = a_market(option, on_demand(), steps=steps, hours=hours)
 
-    found = estimate(spot, outlook, [])
+    found = estimated(option, market, reads=1.0, checkpoint_gb=gb, storage_usd_per_gb_month=Decimal("0.023"))
 
     assert sum(found.parts.values()) == found.cost_usd.p50
     assert set(found.parts) == set(PARTS)
     assert found.cost_usd.p10 <= found.cost_usd.p50 <= found.cost_usd.p90 <= found.high_usd
-    assert found.hours.p10 <= found.hours.p50 <= found.hours.p90
+    assert found.hours.p10 <= found.hours.p50 <= found.hours.p90 < math.inf
     assert min(found.parts.values()) >= 0
 
 
 def test_the_same_question_gets_the_same_answer() -> None:
-    spot = an_option(preemptions_per_hour=0.5)
+    option = spot(preemptions_per_hour=0.5)
 
-    assert estimate(spot, an_outlook(), []) == estimate(spot, an_outlook(), [])
+    assert estimated(option) == estimated(option)
 
 
 def test_capacity_that_stays_has_no_preemptions_and_a_range_as_wide_as_the_throughput_error() -> None:
-    found = estimate(on_demand(setup_seconds=0.0, save_seconds=0.0), an_outlook(throughput_factor80=1.3), [])
+    found = estimated(on_demand(setup_seconds=0.0, save_seconds=0.0), throughput_factor80=1.3)
 
-    assert found.preemptions == 0
+    assert found.preemptions == found.restart_hours == found.fallback_hours == 0
     assert found.parts["lost"] == found.parts["restarts"] == found.parts["fallback"] == 0
     assert float(found.cost_usd.p90 / found.cost_usd.p50) == pytest.approx(1.3, rel=0.03)
     assert float(found.cost_usd.p50 / found.cost_usd.p10) == pytest.approx(1.3, rel=0.03)
 
 
 def test_more_preemptions_cost_more_and_take_longer() -> None:
-    calm, stormy = (
-        estimate(an_option(preemptions_per_hour=hazard), an_outlook(steps=5000), []) for hazard in (0.05, 1.0)
-    )
+    calm, stormy = (estimated(option, a_market(option, steps=5000)) for option in map(hazardous, (0.05, 0.5)))
 
     assert stormy.preemptions > calm.preemptions
+    assert stormy.restart_hours > calm.restart_hours
     assert stormy.cost_usd.p50 > calm.cost_usd.p50
     assert stormy.hours.p50 > calm.hours.p50
 
 
-def test_a_notice_that_is_long_enough_saves_the_steps_since_the_last_save() -> None:
-    told, untold = (
-        an_option(a_placement(an_offer(notice_seconds=seconds)), preemptions_per_hour=1.0, interval_seconds=3600.0)
-        for seconds in (120.0, 0.0)
-    )
-    long_between_saves = an_outlook(steps=5000)
-
-    lost = [estimate(option, long_between_saves, []).parts["lost"] for option in (told, untold)]
-
-    assert lost[0] < lost[1]
-
-
-def test_a_tight_deadline_is_met_on_the_fallback_and_a_loose_one_needs_it_less() -> None:
-    spot = an_option(preemptions_per_hour=1.0)
-    work_hours = 5000 * 10 / 3600
-
-    def with_slack(hours: float) -> object:
-        return estimate(spot, an_outlook(steps=5000, hours_to_deadline=work_hours + hours, fallback=on_demand()), [])
-
-    tight, loose = with_slack(2.0), with_slack(100.0)
-
-    assert tight.parts["fallback"] > loose.parts["fallback"] == 0  # type: ignore[attr-defined]
-    assert tight.on_time > 0.75  # type: ignore[attr-defined]
-    assert tight.cost_usd.p50 > loose.cost_usd.p50  # type: ignore[attr-defined]
+def hazardous(preemptions_per_hour: float) -> Option:
+    return spot(preemptions_per_hour=preemptions_per_hour)
 
 
 def test_many_places_shorten_the_wait_for_capacity() -> None:
-    spot = an_option(preemptions_per_hour=1.0)
+    zones = [spot(zone, preemptions_per_hour=0.5) for zone in "abcdefghi"]
 
-    others = tuple(an_option(preemptions_per_hour=1.0) for _ in range(8))
-
-    alone, among_many = (estimate(spot, an_outlook(steps=5000, elsewhere=e), []) for e in ((), others))
+    alone, among_many = (estimated(zones[0], a_market(*zones[:count], steps=5000)) for count in (1, 9))
 
     assert among_many.hours.p50 < alone.hours.p50
+    assert among_many.hours.p90 < alone.hours.p90
 
 
 def test_going_on_at_a_dearer_place_is_in_the_estimate() -> None:
-    spot = an_option(preemptions_per_hour=1.0)
-    same, dearer = (
-        (an_option(a_placement(an_offer(zone="b"), usd_per_hour=usd), preemptions_per_hour=1.0),) for usd in ("6", "18")
-    )
+    near = spot("a", preemptions_per_hour=0.5)
+    same, dearer = (spot("b", usd_per_hour=usd, preemptions_per_hour=0.5) for usd in ("6", "18"))
 
-    cheap, dear = (estimate(spot, an_outlook(steps=5000, elsewhere=e), []) for e in (same, dearer))
+    cheap, dear = (estimated(near, a_market(near, other, steps=5000)) for other in (same, dearer))
 
     assert dear.cost_usd.p50 > Decimal("1.2") * cheap.cost_usd.p50
+
+
+NOISE = Decimal("1.02")  # of 151 futures, whose decisions and so their skies differ a little
+
+
+def test_more_slack_never_makes_it_dearer() -> None:
+    options = (spot(preemptions_per_hour=CALM), on_demand())
+
+    usd = [estimated(options[0], a_market(*options, steps=17_280, hours=48 * ratio)).cost_usd.p50 for ratio in
+           (1.05, 1.15, 1.3, 1.6, 2.0)]  # fmt: skip
+
+    assert all(more <= less * NOISE for less, more in pairwise(usd))
+    assert usd[-1] < Decimal("0.7") * usd[0]
+
+
+def test_more_places_never_make_it_dearer() -> None:
+    regions = [
+        an_option(a_placement(an_offer(zone=zone, region=f"region-{zone}")), preemptions_per_hour=CALM)
+        for zone in "abcdefgh"
+    ]
+
+    usd = [
+        estimated(regions[0], a_market(*regions[:count], on_demand(), steps=17_280, hours=55)).cost_usd.p50
+        for count in (1, 2, 4, 8)
+    ]
+
+    assert all(more <= less * NOISE for less, more in pairwise(usd))
+    assert usd[-1] < Decimal("0.8") * usd[0]
+
+
+def test_a_longer_set_up_never_makes_it_cheaper_or_sooner() -> None:
+    found = []
+    for minutes in (3, 6, 12, 30):
+        zones = [spot(zone, preemptions_per_hour=CALM, setup_seconds=60.0 * minutes) for zone in "abc"]
+        firm = on_demand(setup_seconds=60.0 * minutes)
+        found.append(estimated(zones[0], a_market(*zones, firm, steps=4320, hours=18)))
+
+    assert all(less.cost_usd.p50 < more.cost_usd.p50 for less, more in pairwise(found))
+    assert all(less.hours.p50 < more.hours.p50 for less, more in pairwise(found))
+
+
+def test_a_twin_of_every_zone_does_not_make_it_dearer() -> None:
+    once = [spot(zone, preemptions_per_hour=CALM) for zone in "ab"]
+    twice = [*once, *(spot(f"{zone}2", preemptions_per_hour=CALM) for zone in "ab")]
+
+    single, double = (
+        estimated(once[0], a_market(*zones, on_demand(), steps=17_280, hours=60)) for zones in (once, twice)
+    )
+
+    assert double.cost_usd.p50 <= single.cost_usd.p50 * NOISE
+
+
+def test_a_place_that_is_never_up_costs_half_a_percent_at_most() -> None:
+    here, never = spot("a", preemptions_per_hour=CALM), spot("b", preemptions_per_hour=CALM)
+    alone, beside = (a_market(*zones, on_demand(), steps=17_280, hours=60) for zones in ((here,), (here, never)))
+    history: dict[str, Record] = {place_in(beside, never).key: (False, (336.0,))}
+
+    without, with_it = (estimated(here, market, history=history) for market in (alone, beside))
+
+    assert with_it.cost_usd.p50 <= without.cost_usd.p50 * Decimal("1.05")
+
+
+def test_spot_as_dear_as_on_demand_is_only_where_it_begins() -> None:
+    option = spot(usd_per_hour="20", preemptions_per_hour=CALM)
+
+    found = estimated(option, a_market(option, on_demand(usd_per_hour="20"), steps=17_280, hours=90))
+
+    assert found.preemptions < 1.5
 
 
 def test_marginal_cash_leaves_out_what_is_paid_for_anyway() -> None:
     placement = a_placement(an_offer(capacity=Capacity.RESERVED), usd_per_hour="22")
     committed = replace(placement, price=replace(placement.price, marginal_usd_per_hour=Decimal(0)))
 
-    found = estimate(an_option(committed, traffic=reading(Decimal(5))), an_outlook(reads=1.0), [])
+    found = estimated(an_option(committed, traffic=reading(Decimal(5))), reads=1.0)
 
     assert found.cost_usd.p50 > Decimal(60)
     assert Decimal("4.90") <= found.marginal_usd <= Decimal("5.10")
-
-
-def test_lives_are_drawn_by_the_hazard_of_their_age() -> None:
-    option = an_option(preemptions_per_hour=LIFE_HAZARD[0][1])
-    luck = random.Random(5)
-    lives = [_life_hours(option, luck) for _ in range(20_000)]
-
-    for (begin, _), (end, hazard) in pairwise(((0.0, 0.0), *LIFE_HAZARD[:5])):
-        survived = sum(life > begin for life in lives)
-        died = survived - sum(life > end for life in lives)
-        assert died / survived == pytest.approx(1 - math.exp(-hazard * (end - begin)), abs=0.02)
 
 
 def test_saves_are_paid_for_by_their_number_and_a_start_from_one_by_its_restore() -> None:
@@ -222,38 +236,60 @@ def test_saves_are_paid_for_by_their_number_and_a_start_from_one_by_its_restore(
         save=Charge(egress_usd=Decimal(2), requests_usd=Decimal("0.5")),
         restore=Charge(egress_usd=Decimal(3)),
     )
-    firm = replace(on_demand(save_seconds=0.0), traffic=traffic)
+    firm = on_demand(save_seconds=0.0, traffic=traffic)
 
-    found = estimate(firm, an_outlook(throughput_factor80=1.0), [])
+    found = estimated(firm)
 
     saves = Decimal(10_000) / 600 + 1
     assert found.parts["egress"] == (2 * saves).quantize(Decimal("0.01"))
     assert found.parts["requests"] == (saves / 2).quantize(Decimal("0.01"))
 
 
-def test_a_preempted_run_pays_for_its_restores_and_moves() -> None:
-    def a_place(home: str, **fields: object) -> Option:
-        return an_option(traffic=Traffic(home=home, **fields), preemptions_per_hour=1.0)  # type: ignore[arg-type]
-
-    plain, elsewhere = a_place("s3://a"), a_place("s3://b")
-    restored = a_place("s3://a", restore=Charge(egress_usd=Decimal(100)))
-    moves = {("s3://a", "s3://b"): Charge(egress_usd=Decimal(100)), ("s3://b", "s3://a"): Charge()}
-
-    def egress(option: Option, **fields: object) -> Decimal:
-        return estimate(option, an_outlook(steps=5000, **fields), []).parts["egress"]
-
-    assert egress(plain) == 0
-    assert egress(restored) >= 100
-    assert egress(plain, elsewhere=(elsewhere,)) == 0
-    assert egress(plain, elsewhere=(elsewhere,), moves=moves) >= 100
-
-
-def test_the_first_machine_restores_and_moves_nothing() -> None:
+def test_a_preempted_run_pays_for_its_restores() -> None:
     traffic = Traffic(home="s3://a", restore=Charge(egress_usd=Decimal(100)))
-    moves = {("s3://a", None): Charge(egress_usd=Decimal(100))}
-    outlook = an_outlook(fallback=on_demand(), hours_to_deadline=1.0, moves=moves)  # at once, to the fallback
+    option = spot(traffic=traffic, preemptions_per_hour=0.5)
 
-    found = estimate(an_option(traffic=traffic), outlook, [])
+    found = estimated(option, a_market(option, steps=5000))
 
-    assert found.parts["fallback"] > 0
-    assert found.parts["egress"] == 0
+    assert found.parts["egress"] >= 100
+    assert found.parts["egress"] % 100 == 0
+
+
+def test_what_was_seen_of_a_place_makes_the_range_its_own() -> None:
+    """Fourteen days, half a day after the other: up for ten hours of each, or for two."""
+    option = spot(preemptions_per_hour=CALM)
+    market = a_market(option, on_demand(), steps=17_280, hours=60)
+    key = place_in(market, option).key
+
+    def seen(hours: float) -> Estimate:
+        changes = tuple(12.0 * half_day + hour for half_day in range(28) for hour in (hours, 12.0))
+        return estimated(option, market, history={key: (True, changes)})
+
+    good, poor, unseen = seen(10.0), seen(2.0), estimated(option, market)
+
+    assert good.cost_usd.p50 < Decimal("0.8") * unseen.cost_usd.p90
+    assert good.cost_usd.p50 < Decimal("0.5") * poor.cost_usd.p50
+    assert good.fallback_hours < poor.fallback_hours
+
+
+def test_a_place_where_most_runs_never_end_is_unknown_and_says_why() -> None:
+    option = spot(preemptions_per_hour=50.0, setup_seconds=1800.0)
+    market = a_market(option, steps=5000)
+
+    found = estimate(place_in(market, option), market, an_outlook(), [])
+
+    assert isinstance(found, Unknown)
+    assert found.reason == "it comes to no end in more than 10% of its futures"
+
+
+def test_one_that_begins_on_capacity_that_stays_stays_there() -> None:
+    firm = on_demand()
+
+    found = estimated(firm, a_market(spot(usd_per_hour="1"), firm, steps=5000))
+
+    assert found.cost_usd.p10 == found.cost_usd.p90
+    assert found.preemptions == 0
+
+
+def test_the_median_is_one_of_the_futures() -> None:
+    assert NUM_FUTURES % 2 == 1

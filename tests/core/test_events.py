@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from launcher.core.events import (
+    AttemptEnded,
     AttemptRequested,
     CheckpointCommitted,
     RunSubmitted,
@@ -90,3 +91,15 @@ def test_a_source_of_step_times_that_a_newer_launcher_knows_is_let_pass() -> Non
 def test_an_unknown_kind_is_an_error() -> None:
     with pytest.raises(ValidationError):
         from_json('{"kind":"run_teleported"}')
+
+
+def test_an_attempt_of_an_older_launcher_relieves_nobody_and_may_not_have_ended_when_judged() -> None:
+    asked = json.loads(to_json(AttemptRequested(attempt=2, placement=a_placement(), why="cheapest", relieves=1)))
+    ended = json.loads(to_json(AttemptEnded(attempt=2, outcome="preempted", detail="gone", has_exited=True)))
+    del asked["relieves"], asked["overlaps"], ended["has_exited"]
+
+    request, end = from_json(json.dumps(asked)), from_json(json.dumps(ended))
+
+    assert isinstance(request, AttemptRequested)
+    assert isinstance(end, AttemptEnded)
+    assert (request.relieves, request.overlaps, end.has_exited) == (None, True, False)

@@ -9,10 +9,12 @@ import pytest
 
 from launcher.core.events import (
     AttemptEnded,
+    AttemptReady,
     AttemptRequested,
     AttemptStarted,
     CheckpointCommitted,
     Event,
+    HandedOver,
     NoticeReceived,
     ProgressReported,
     TrainingResumed,
@@ -346,3 +348,45 @@ def test_nodes_that_failed_because_another_one_was_taken_have_not_failed(nodes: 
     attempt = a_state(intent, AttemptStarted(attempt=1, started_at=after(60))).attempts[0]
 
     assert verdict(attempt, GONE, STARTED, stepped(9, at=350), ended("failed")).outcome == outcome
+
+
+def an_incoming(*more: Event, capacity: Capacity = Capacity.SPOT) -> Attempt:
+    asked = AttemptRequested(attempt=2, placement=a_placement(an_offer(capacity=capacity)), why="", relieves=1)
+    started = AttemptStarted(attempt=2, started_at=after(60))
+    return a_state(requested(), AttemptStarted(attempt=1, started_at=after(60)), asked, started, *more).attempts[1]
+
+
+def test_an_attempt_that_waits_says_so_once() -> None:
+    patience = Patience(silence_seconds=6000.0, start_seconds=1e9, cut_off_seconds=6000.0)
+
+    def told(attempt: Attempt) -> Sequence[Event]:
+        return observe(attempt, RUNNING, (), now=after(1000), patience=patience, is_ready=True)
+
+    assert told(an_incoming()) == (AttemptReady(attempt=2),)
+    assert told(an_incoming(AttemptReady(attempt=2))) == ()
+
+
+@pytest.mark.parametrize("code", [0, 75])
+def test_an_attempt_that_only_waited_is_neither_complete_nor_preempted(code: int) -> None:
+    exited = Phase(kind="exited", exit_code=code, started_at=after(60))
+
+    assert verdict(an_incoming(AttemptReady(attempt=2)), exited).outcome == "lost"
+    handed_over = an_incoming(AttemptReady(attempt=2), HandedOver(attempt=2))
+    assert verdict(handed_over, exited).outcome == ("completed" if code == 0 else "preempted")
+
+
+EXITS: dict[str, tuple[Phase, tuple[JournalLine, ...], bool]] = {
+    "its command has ended": (Phase(kind="exited", exit_code=1, started_at=after(60)), (), True),
+    "its machine is gone": (GONE, (), True),
+    "it said its last word": (RUNNING, (ended("stopped"),), True),
+    "it fell silent": (RUNNING, (), False),
+    "its machine does not answer": (Phase(kind="unreachable", started_at=after(60)), (), False),
+}
+
+
+@pytest.mark.parametrize(("phase", "lines", "has_exited"), EXITS.values(), ids=EXITS.keys())
+def test_a_training_is_known_to_be_over_when(phase: Phase, lines: tuple[JournalLine, ...], has_exited: bool) -> None:
+    """What is only silent may go on until its machine is released."""
+    end = verdict(an_attempt(), phase, STARTED, *lines, at=9000, silence_seconds=600.0, cut_off_seconds=120.0)
+
+    assert end.has_exited == has_exited

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.adapters.snapshot_prices import SnapshotPrices, load_catalog, load_tariffs
+from launcher.core.market import NUM_FIRM
 from launcher.core.offers import Capacity, Offer
 from launcher.core.options import Rules
-from launcher.core.planner import Book, Plan, plan, survey, unaccepted_egress_usd, why_nothing
+from launcher.core.planner import NUM_SPOT, Plan, plan, unaccepted_egress_usd, why_nothing
 from launcher.core.pricing import Terms
+from launcher.core.survey import Book, survey
 from launcher.core.workload import Correction, History, Measured
 from tests.builders import T0, a_spec, after, an_offer
 
@@ -154,8 +156,8 @@ def test_reserved_capacity_can_be_ranked_by_what_it_costs_in_cash() -> None:
     assert best("marginal") is Capacity.RESERVED
 
 
-@settings(max_examples=40)
-@given(caps=st.tuples(st.integers(1, 200), st.integers(1, 200)), deadline=st.none() | st.integers(2, 60))
+@settings(max_examples=20, deadline=None)
+@given(caps=st.tuples(st.integers(1, 200), st.integers(1, 200)), deadline=st.sampled_from([None, 4, 40]))
 def test_a_bigger_budget_never_makes_the_best_plan_worse(caps: tuple[int, int], deadline: int | None) -> None:
     offers = [an_offer(zone=str(n), list_usd_per_hour=Decimal(4 + 3 * n)) for n in range(4)] + [on_demand()]
     limit = {} if deadline is None else {"deadline": f"{deadline} h"}
@@ -167,12 +169,78 @@ def test_a_bigger_budget_never_makes_the_best_plan_worse(caps: tuple[int, int], 
         assert big.best.cost_usd.p50 <= small.best.cost_usd.p50
 
 
-def test_the_embedded_book_plans_20_real_places_of_5_providers() -> None:
+def test_of_the_embedded_book_the_best_real_places_are_worked_out_and_the_others_counted() -> None:
     made = plan(a_spec(gpus={"H100": 8}), a_book(*SnapshotPrices().offers(NOW)), Measured(), now=NOW, rules=Rules())
 
-    assert len(made.ranked) >= 20
+    spot = [e for e in made.ranked if e.placement.offer.capacity is Capacity.SPOT]
+    assert (len(spot), len(made.ranked) - len(spot)) == (NUM_SPOT, NUM_FIRM)
+    assert made.num_dearer >= 9
     assert len({e.placement.offer.provider for e in made.ranked}) >= 5
     assert all(r.reason for r in made.refused)
+
+
+def test_every_offer_is_ranked_refused_or_counted() -> None:
+    offers = [an_offer(zone=str(n), list_usd_per_hour=Decimal(4 + n)) for n in range(40)]
+
+    made = planned(*offers, on_demand(), on_demand(region="us-west-2", count=4), providers=["aws"])
+
+    assert len(made.ranked) + len(made.refused) + made.num_dearer == 42
+
+
+def test_spot_that_no_luck_can_tell_apart_is_ordered_by_its_price() -> None:
+    offers = [an_offer(zone=str(n), list_usd_per_hour=Decimal(6) + Decimal(n) / 20) for n in range(8)]
+
+    made = planned(*offers, on_demand(), deadline="5 h")
+
+    zones = [e.placement.offer.zone for e in made.ranked if e.placement.offer.capacity is Capacity.SPOT]
+    assert zones == [str(n) for n in range(NUM_SPOT)]
+
+
+def test_the_price_of_certainty_is_the_cheapest_capacity_that_stays_beside_the_chosen_one() -> None:
+    made = planned(an_offer(), on_demand(), on_demand(region="us-west-2"), deadline="9 h")
+
+    sure = made.certainty(made.best)
+
+    assert sure is not None
+    assert sure.estimate.placement.offer.capacity is Capacity.ON_DEMAND
+    assert sure.more_usd == sure.estimate.cost_usd.p50 - made.best.cost_usd.p50 > 0
+    assert sure.sooner_hours == made.best.hours.p50 - sure.estimate.hours.p50
+    assert sure.sooner_hours_p90 > sure.sooner_hours
+    assert made.certainty(sure.estimate) is None
+    assert planned(an_offer()).certainty(made.best) is None
+
+
+def test_spot_is_chased_for_little_more_than_the_fallback_alone_would_cost() -> None:
+    made = planned(an_offer(), on_demand(), deadline="9 h")
+
+    firm = made.ladder[-1].estimate.option
+    alone = float(firm.placement.usd_per_hour) * firm.seconds_to_finish(1000) / 3600
+    assert made.chase_usd is not None
+    assert float(made.chase_usd) == pytest.approx(1.05 * alone, abs=0.01)
+    assert planned(an_offer()).chase_usd is None
+    assert planned(on_demand()).chase_usd is None
+
+
+def test_an_urgent_run_waits_for_nothing() -> None:
+    offers = an_offer(preemptions_per_hour=1.0), on_demand()
+
+    normal, urgent = (planned(*offers, steps=3000, deadline="40 h", priority=p).best for p in ("normal", "urgent"))
+
+    assert urgent.hours.p90 < normal.hours.p90
+    assert urgent.cost_usd.p50 > normal.cost_usd.p50
+
+
+def test_a_place_where_it_would_never_end_is_refused() -> None:
+    made = planned(an_offer(preemptions_per_hour=40.0), steps=3000)
+
+    assert made.ranked == ()
+    assert reasons(made) == ["it comes to no end in more than 10% of its futures"]
+
+
+def test_the_naive_price_is_that_of_the_steps_alone() -> None:
+    made = planned(an_offer(), on_demand(), deadline="30 h")
+
+    assert made.best.naive_usd == Decimal("16.67")  # 1,000 steps of 10 s at $6
 
 
 DATA = {"uri": "s3://b/x", "region": "aws/us-east-2", "size": "5 TB"}  # $100 to us-west-2
@@ -217,9 +285,9 @@ def test_the_lowest_limit_refuses_a_place_and_names_itself(limit: dict[str, Any]
 
 def test_a_limit_is_for_all_machines_of_a_run_and_for_its_checkpoints() -> None:
     """One read is within it; the reads of the machines that follow after preemptions are not."""
-    far = an_offer(region="us-west-2", preemptions_per_hour=2.0)
+    far = an_offer(region="us-west-2")
 
-    made = planned(far, steps=3000, data=DATA | {"max_egress_usd": 150})
+    made = planned(far, steps=6000, data=DATA | {"max_egress_usd": 150})
     saved = planned(
         on_demand(region="us-west-2"),
         checkpoint={"uri": "s3://c/x", "region": "aws/us-east-2", "size": "500 GB"},

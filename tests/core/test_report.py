@@ -9,11 +9,13 @@ from hypothesis import strategies as st
 
 from launcher.core.events import (
     AttemptEnded,
+    AttemptReady,
     AttemptReleased,
     AttemptRequested,
     AttemptStarted,
     CheckpointCommitted,
     Event,
+    HandedOver,
     PriceChanged,
     ProgressReported,
     RunFinished,
@@ -139,3 +141,53 @@ def test_before_anything_is_measured_the_promised_pace_counts() -> None:
     # 10 s a step are promised, 60 s of set-up, $6/h
     assert found.usd_per_step == Decimal(6) * 10 / 3600
     assert found.preemption_now_usd == Decimal("0.10")
+
+
+def a_handover(*more: Event) -> list[Event]:
+    """A minute each: one trains from minute 3 on, the other is there from minute 4 on, at $60/h, and ready at 6."""
+    return [
+        *an_attempt(1, 0, 100, "stopped")[:3],
+        AttemptRequested(attempt=2, placement=a_placement(usd_per_hour="60"), why="test", relieves=1),
+        AttemptStarted(attempt=2, started_at=after(240)),
+        AttemptReady(attempt=2),
+        *more,
+    ]
+
+
+def test_a_second_machine_is_a_restart_until_it_trains_and_both_are_in_the_bill() -> None:
+    took_over = [
+        AttemptEnded(attempt=1, outcome="stopped", detail="", step=100, has_exited=True),
+        HandedOver(attempt=2),
+        AttemptReleased(attempt=1),
+        TrainingResumed(attempt=2, step=100, resumed_from="step-100-a1"),
+    ]
+    state = a_state(*a_handover(*took_over))
+
+    found = bill(state, after(600))
+
+    # attempt 1 from minute 2 to 9 at 10 cents a minute, attempt 2 from minute 4 to 10 at a dollar
+    assert found.total_usd == Decimal("6.70") == sum(found.by_cause.values())
+    assert found.by_cause["restarts"] == 6
+    assert found.by_cause["setup"] == Decimal("0.10")
+    assert found.by_cause["useful"] == Decimal("0.40")
+    assert found.by_cause["lost"] == 0
+
+
+def test_a_second_machine_that_never_took_over_was_a_restart_for_nothing() -> None:
+    lost = [AttemptEnded(attempt=2, outcome="preempted", detail=""), AttemptReleased(attempt=2)]
+    state = a_state(*a_handover(*lost))
+
+    found = bill(state, after(600))
+
+    assert found.by_cause["restarts"] == 3  # from minute 4 to 7
+    assert found.by_cause["idle"] == 1
+    assert found.by_cause["useful"] == Decimal("0.70")  # the first one trains on
+
+
+def test_the_forecast_is_that_of_the_machine_that_trains() -> None:
+    alone, both = (forecast(a_state(*events), after(600)) for events in (a_handover()[:3], a_handover()))
+
+    assert both.usd_per_step == alone.usd_per_step == Decimal(6) * 10 / 3600
+    assert both.total_usd is not None
+    assert alone.total_usd is not None
+    assert both.total_usd - alone.total_usd == 6  # what the second one has cost so far

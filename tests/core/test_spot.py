@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.core.conduct import AskToEnd, Keep, next_action
+from launcher.core.conduct import Keep, Launch, next_action
 from launcher.core.events import AttemptEnded, AttemptReleased, AttemptStarted, Event, TrainingResumed
 from launcher.core.hazards import LIFE_HAZARD, RETURN_HAZARD, age_at, cumulated, hazard_at, lived_hours
 from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds, useful_seconds
@@ -51,8 +51,8 @@ def decided(
 
 
 def goes_back(action: Any) -> bool:
-    assert isinstance(action, AskToEnd | Keep), action
-    return isinstance(action, AskToEnd) and action.cause == "back_to_spot"
+    assert isinstance(action, Launch | Keep), action
+    return isinstance(action, Launch) and action.relieves is not None
 
 
 REFUSED = a_refusal("no_capacity")

@@ -11,6 +11,7 @@ import pytest
 
 from launcher.core.events import (
     AttemptEnded,
+    AttemptReady,
     AttemptRefused,
     AttemptReleased,
     AttemptRequested,
@@ -19,6 +20,7 @@ from launcher.core.events import (
     CheckpointReplicated,
     EndRequested,
     Event,
+    HandedOver,
     PriceChanged,
     ProgressReported,
     RunFinished,
@@ -36,6 +38,7 @@ from launcher.core.state import (
     run_uri_of,
     spent_usd,
     storage_usd,
+    trainer_usd_per_hour,
 )
 from tests.builders import a_placement, a_spec, a_state, a_submit, after, entries
 
@@ -344,3 +347,47 @@ def test_an_attempt_without_a_folder_of_its_own_has_that_of_the_run() -> None:
     assert (run_uri_of(state, 1), run_uri_of(state, 2)) == ("memory://runs/digits", "s3://east/r")
     assert state.checkpoint is not None
     assert state.checkpoint.run_uris == ("memory://runs/digits",)
+
+
+BESIDE = AttemptRequested(attempt=2, placement=a_placement(usd_per_hour="20"), why="slack", relieves=1)
+SET_UP = (AttemptStarted(attempt=2, started_at=after(0)), AttemptReady(attempt=2))
+HANDED_OVER = HandedOver(attempt=2)
+
+
+def test_an_attempt_that_waits_is_neither_the_one_that_trains_nor_the_newest() -> None:
+    waiting = a_state(REQUESTED, STARTED, RESUMED, ProgressReported(attempt=1, step=17, segment=3), BESIDE, *SET_UP)
+
+    assert waiting.trainer == waiting.attempt == waiting.attempts[0]
+    assert waiting.incoming == waiting.attempts[1]
+    assert waiting.step == 17
+    assert waiting.next_attempt == 3
+
+
+def test_an_attempt_that_was_handed_over_to_is_the_one_that_trains() -> None:
+    state = a_state(REQUESTED, STARTED, RESUMED, BESIDE, *SET_UP, an_end(), HANDED_OVER)
+
+    assert state.trainer == state.attempt == state.attempts[1]
+    assert state.incoming is None
+
+
+@pytest.mark.parametrize("end", [an_end(attempt=2), AttemptRefused(attempt=2, reason="no_capacity", detail="")])
+def test_an_attempt_that_never_took_over_was_never_the_runs(end: Event) -> None:
+    state = a_state(REQUESTED, STARTED, RESUMED, BESIDE, end)
+
+    assert (state.attempt, state.trainer, state.incoming) == (state.attempts[0], state.attempts[0], None)
+
+
+def test_two_machines_are_billed_side_by_side_and_one_of_them_trains() -> None:
+    state = a_state(REQUESTED, STARTED, RESUMED, BESIDE, *SET_UP)
+
+    assert spent_usd(state, after(3600)) == Decimal(26)
+    assert (burn_usd_per_hour(state), trainer_usd_per_hour(state)) == (Decimal(26), Decimal(6))
+
+
+def test_waiting_for_the_other_one_is_no_set_up() -> None:
+    """Ready at minute 6, handed over to at 8, at work at 9; its machine is there since 0."""
+    resumed = TrainingResumed(attempt=2, step=10)
+    state = a_state(REQUESTED, STARTED, RESUMED, BESIDE, *SET_UP, an_end(), HANDED_OVER, resumed)
+
+    assert state.attempts[0].setup_seconds == 3 * 60
+    assert state.attempts[1].setup_seconds == (6 + 1) * 60

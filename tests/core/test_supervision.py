@@ -193,6 +193,21 @@ def test_who_takes_over_ends_the_others_bill_and_gives_up_what_it_cannot_see() -
     assert takeover(state, number=1, is_elsewhere=False) == ()  # the same machine, started again
 
 
+def test_who_takes_over_does_not_wait_for_an_attempt_that_nobody_hears() -> None:
+    """The trainer speaks through its journal; what waits beside it writes none."""
+    first, second = (
+        AttemptRequested(attempt=n, placement=a_placement(), why="test", relieves=r) for n, r in ((1, None), (2, 1))
+    )
+    starts = [AttemptStarted(attempt=n, started_at=after(60)) for n in (1, 2)]
+    state = a_state(first, starts[0], second, starts[1])
+
+    (end,) = takeover(state, number=None, is_elsewhere=True)
+
+    assert isinstance(end, AttemptEnded)
+    assert (end.attempt, end.outcome) == (2, "lost")
+    assert takeover(state, number=1, is_elsewhere=False) == ()
+
+
 def test_who_takes_over_leaves_a_running_attempt_alone() -> None:
     request = AttemptRequested(attempt=1, placement=a_placement(), why="test")
     running = a_state(request, AttemptStarted(attempt=1, started_at=after(120)))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from decimal import Decimal
 
 import pytest
 
+from launcher.core.diary import Diary, Stay
 from launcher.core.events import (
     AttemptEnded,
     AttemptRefused,
@@ -13,13 +15,17 @@ from launcher.core.events import (
     AttemptRequested,
     AttemptStarted,
     CheckpointCommitted,
+    EndRequested,
+    HandedOver,
     ProgressReported,
     RunFinished,
     TrainingResumed,
 )
+from launcher.core.rollout import Future
 from launcher.core.state import RunState, spent_usd
-from launcher.core.timeline import Timeline, timeline_of
+from launcher.core.timeline import Timeline, timeline_of, timeline_of_future
 from tests.builders import a_placement, a_state, a_submit, after, an_offer
+from tests.core.futures import a_market, on_demand, spot
 
 SPOT, FIRM = a_placement(an_offer(zone="a")), a_placement(an_offer(zone="b"), usd_per_hour="12")
 
@@ -104,3 +110,136 @@ def test_of_a_run_that_goes_on_nothing_is_lost_yet() -> None:
 
     assert stretches(timeline) == [("setup", 60, 180), ("training", 180, 600)]
     assert timeline.end_hours == pytest.approx(600 / 3600)
+
+
+def test_two_machines_side_by_side_are_two_stretches_and_their_money_adds_up() -> None:
+    """At $6/h from 60 to 540, and beside it at $12/h from 240 on; the second one trains from 600 on."""
+    state = a_state(
+        a_submit(),
+        AttemptRequested(attempt=1, placement=SPOT, why="cheapest"),
+        AttemptStarted(attempt=1, started_at=after(60)),
+        TrainingResumed(attempt=1, step=0),
+        AttemptRequested(attempt=2, placement=FIRM, why="due", relieves=1),
+        AttemptStarted(attempt=2, started_at=after(240)),
+        ProgressReported(attempt=1, step=50, segment=3),
+        CheckpointCommitted(attempt=1, step=50, name="step-50-a1", bytes=10**9, seconds=1, segment=4),
+        AttemptEnded(attempt=1, outcome="stopped", detail="", step=50, has_exited=True),
+        AttemptReleased(attempt=1),
+        HandedOver(attempt=2),
+        TrainingResumed(attempt=2, step=50),
+        every_seconds=60,
+    )
+
+    timeline = timeline_of(state, after(900))
+
+    assert stretches(timeline) == [
+        ("setup", 60, 180),
+        ("training", 180, 480),
+        ("closing", 480, 540),
+        ("setup", 240, 660),
+        ("training", 660, 900),
+    ]
+    spend = [(round(at * 3600), usd) for at, usd in timeline.spend]
+    assert spend == [(0, 0), *[(at, pytest.approx(usd)) for at, usd in SIDE_BY_SIDE]]
+
+
+SIDE_BY_SIDE = [
+    (60, Decimal(0)),
+    (240, Decimal("0.3")),
+    (540, Decimal("0.3") + Decimal("1.5")),
+    (900, Decimal("0.3") + Decimal("1.5") + Decimal("1.2")),
+]
+
+
+def test_waits_are_times_without_any_machine() -> None:
+    timeline = timeline_of(a_preempted_run(), after(9999))
+
+    assert [(round(3600 * a), round(3600 * b)) for a, b in timeline.waits] == [(0, 240), (900, 1000)]
+    assert timeline.total_usd == timeline.spend[-1][1]
+
+
+HANDED_OVER = (
+    AttemptRequested(attempt=1, placement=SPOT, why="cheapest"),
+    AttemptStarted(attempt=1, started_at=after(0)),
+    TrainingResumed(attempt=1, step=0),
+    AttemptRequested(attempt=2, placement=FIRM, why="due", relieves=1),
+    AttemptStarted(attempt=2, started_at=after(240)),
+    EndRequested(attempt=1, cause="handed_over", why="the other one is ready"),
+    AttemptEnded(attempt=1, outcome="stopped", detail="", step=50, has_exited=True),
+)
+
+
+def test_a_machine_that_gave_its_turn_away_was_not_preempted() -> None:
+    timeline = timeline_of(a_state(a_submit(), *HANDED_OVER, every_seconds=60), after(900))
+
+    assert [(m.kind, m.machine, round(3600 * m.at_hours)) for m in timeline.marks] == [("handed over", 1, 420)]
+    assert timeline.waits == ()
+
+
+def test_a_future_is_told_by_its_machines() -> None:
+    """An hour at $6, taken with 6 min of steps; two hours at $20, the last 3 min of them billed behind the training."""
+    market = a_market(spot("a"), on_demand())
+    cheap, firm = (next(p for p in market.places if p.is_spot is is_spot) for is_spot in (True, False))
+    lives = (
+        Stay(
+            place=cheap,
+            since=1.0,
+            ready_at=1.1,
+            until=2.0,
+            closing_hours=0.0,
+            lost_hours=0.1,
+            ending="preempted",
+            usd=6.0,
+        ),
+        Stay(
+            place=firm,
+            since=3.0,
+            ready_at=3.1,
+            until=5.0,
+            closing_hours=0.05,
+            lost_hours=0.0,
+            ending="finished",
+            usd=40.0,
+        ),
+    )
+    future = Future(hours=5.0)
+    future.usd["steps"], future.usd["storage"] = 46.0, 1.0
+
+    timeline = timeline_of_future("ours", future, Diary(stays=[*lives], refusals=[(0.5, cheap)]), deadline_hours=9.0)
+
+    assert [(s.machine, s.doing, round(s.begin_hours, 2), round(s.end_hours, 2)) for s in timeline.stretches] == [
+        (1, "setup", 1.0, 1.1),
+        (1, "training", 1.1, 1.9),
+        (1, "lost", 1.9, 2.0),
+        (2, "setup", 3.0, 3.1),
+        (2, "training", 3.1, 4.95),
+        (2, "closing", 4.95, 5.0),
+    ]
+    assert [(m.kind, m.machine, m.at_hours) for m in timeline.marks] == [("refused", None, 0.5), ("preempted", 1, 2.0)]
+    assert timeline.waits == ((0.0, 1.0), (2.0, 3.0))
+    assert dict(timeline.spend) == {
+        0.0: Decimal("0.00"),
+        1.0: Decimal("0.20"),
+        2.0: Decimal("6.40"),
+        3.0: Decimal("6.60"),
+        5.0: Decimal("47.00"),
+    }
+    assert (timeline.end_hours, timeline.deadline_hours) == (5.0, 9.0)
+
+
+def test_a_future_without_an_end_is_shown_up_to_its_last_machine() -> None:
+    market = a_market(spot("a"), on_demand())
+    stay = Stay(
+        place=market.places[0],
+        since=1.0,
+        ready_at=1.1,
+        until=2.0,
+        closing_hours=0.0,
+        lost_hours=0.0,
+        ending="preempted",
+        usd=6.0,
+    )
+
+    timeline = timeline_of_future("x", Future(hours=math.inf), Diary(stays=[stay]), deadline_hours=math.inf)
+
+    assert timeline.end_hours == 2.0

@@ -9,12 +9,22 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from launcher.core.events import AttemptRequested, AttemptStarted, CheckpointCommitted, TrainingResumed
+from launcher.core.events import (
+    AttemptEnded,
+    AttemptReady,
+    AttemptRequested,
+    AttemptStarted,
+    CheckpointCommitted,
+    EndRequested,
+    Event,
+    HandedOver,
+    TrainingResumed,
+)
 from launcher.core.state import RunState
 from launcher.render.live import sentence
 from launcher.render.status import run_json, show_run
 from launcher.render.words import Money, size
-from tests.builders import a_placement, a_state, a_submit, after, entries
+from tests.builders import a_placement, a_state, a_submit, after, an_offer, entries
 from tests.finished import a_finished_run, a_promise
 
 STORED = {"stored_bytes": 2_700_000_000, "kept": 3}
@@ -126,3 +136,58 @@ def test_a_run_that_was_stopped_is_not_measured_against_its_promise() -> None:
 def test_a_running_run_says_nothing_of_its_promise_yet() -> None:
     assert "came to" not in shown(a_run({}))
     assert "not scored" not in shown(a_run({}))
+
+
+ASKED = AttemptRequested(
+    attempt=2, placement=a_placement(an_offer(zone="b"), usd_per_hour="20"), why="1.2 h of slack", relieves=1
+)
+THERE = AttemptStarted(attempt=2, started_at=after(240))
+READY = AttemptReady(attempt=2)
+ENDING = EndRequested(attempt=1, cause="handed_over", why="attempt 2 at aws b takes over")
+DONE = AttemptEnded(attempt=1, outcome="stopped", detail="saved and ended when asked", has_exited=True)
+
+
+def beside(*more: Event) -> RunState:
+    """A run that trains, and what became of the second machine so far."""
+    first = AttemptRequested(attempt=1, placement=a_placement(usd_per_hour="36"), why="test")
+    start = AttemptStarted(attempt=1, started_at=after(60))
+    return a_state(first, start, TrainingResumed(attempt=1, step=0), ASKED, *more)
+
+
+SECOND: dict[str, tuple[list[Event], str, str | None]] = {
+    "asked for": ([], "running", "attempt 2 on aws b, $20.00/h, is asked for, to take over"),
+    "set up": ([THERE], "running", "attempt 2 on aws b, $20.00/h, is being started beside it"),
+    "ready": ([THERE, READY], "running", "attempt 2 on aws b, $20.00/h, waits to take over"),
+    "waited for": ([THERE, READY, ENDING], "handing over", "attempt 2 on aws b, $20.00/h, waits to take over"),
+    "at work": ([THERE, READY, DONE, HandedOver(attempt=2), TrainingResumed(attempt=2, step=5)], "running", None),
+}
+
+
+@pytest.mark.parametrize(("more", "word", "line"), SECOND.values(), ids=SECOND.keys())
+def test_a_second_machine_is_said_to_be(more: list[Event], word: str, line: str | None) -> None:
+    state = beside(*more)
+
+    said = [text.strip() for text in shown(state).splitlines() if "Second machine" in text]
+    assert said == ([f"Second machine  {line}"] if line else [])
+    assert run_json(state, after(600), supervised=True)["state"] == word
+
+
+def test_a_machine_reads_which_attempt_waits_for_which() -> None:
+    found = run_json(beside(THERE, READY), after(600), supervised=True)
+
+    assert found["incoming"] == 2
+    assert [a["relieves"] for a in found["attempts"]] == [None, 1]
+    assert [a["ready_at"] for a in found["attempts"]] == [None, after(360).isoformat()]
+    assert [a["handed_over_at"] for a in found["attempts"]] == [None, None]
+
+
+def test_a_followed_run_tells_the_handover_step_by_step() -> None:
+    events = [ASKED, READY, HandedOver(attempt=2)]
+
+    said = [sentence(entry, beside(THERE), Money()) for entry in entries(*events, first_seq=9)]
+
+    assert said == [
+        "attempt 2: aws b 8×H100 spot beside attempt 1 — 1.2 h of slack",
+        "attempt 2: set up, waits to take over from attempt 1",
+        "attempt 2: takes over from attempt 1",
+    ]

@@ -1,0 +1,191 @@
+"""Estimates before the submit beside what our own policy then cost on public traces.
+
+The estimate is the one that `launch plan` shows: futures of the same `decide`, in places that come and go as hazards
+say, or, with a history, half of them as the last 14 days of the trace before the start say. What it cost is what the
+simulator says of `decide` in the window. Constants were chosen by the windows of the trace's first half; judge by those
+of the second.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from statistics import mean
+from typing import Literal
+
+from benchmarks.policy.cells import named
+from benchmarks.policy.simulator import simulate
+from benchmarks.policy.subject import Subject
+from benchmarks.policy.tables import REGIONS, V100, WORK_HOURS
+from benchmarks.policy.terms import Sights, Terms, equal_prices
+from benchmarks.policy.traces import TICKS_PER_HOUR, Zone, read_sets
+from launcher.core.estimate import Estimate, estimate
+from launcher.core.market import Market, Place
+from launcher.core.rollout import Outlook
+from launcher.core.weather import Record
+
+Half = Literal["first", "second", "both"]
+HISTORY_HOURS = 14 * 24
+SPOT_RATIO, LAUNCH_MINUTES = 0.3, 12
+SLACKS = (0.05, 0.15, 0.30, 0.60)
+ROOMY = (0.15, 0.30, 0.60)
+LONGEST_TICKS = round(WORK_HOURS * (1 + max(SLACKS)) * TICKS_PER_HOUR)
+NUM_WINDOWS = 72  # of each cell
+NUM_FUTURES = 101
+UNSAVED_HOURS = 1e-3  # the simulator's preemptions take no progress
+OUTLOOK = Outlook(
+    throughput_factor80=1.0,
+    idle_seconds=0.0,
+    closing_seconds=0.0,
+    retry_seconds=900.0,
+    reads=0.0,
+    checkpoint_gb=0.0,
+    kept=0,
+    storage_usd_per_gb_month=Decimal(0),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cell:
+    label: str
+    slack: float
+    markets: tuple[tuple[str, ...], ...] | None  # parts of zones' names; every zone alone: None
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """One window: the three quantiles, and what it cost; on-demand at 1 an hour."""
+
+    p10: float
+    p50: float
+    p90: float
+    cost: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Found:
+    cell: Cell
+    by: Mapping[str, Sequence[Judged]]  # way of estimating
+
+
+CELLS = (
+    *(Cell(label="one zone", slack=slack, markets=None) for slack in SLACKS),
+    *(Cell(label=name, slack=slack, markets=(REGIONS[name],)) for name in ("3 regions", "all 9") for slack in ROOMY),
+)
+
+
+def main(folder: Path, *, half: Half, processes: int, windows: int = NUM_WINDOWS) -> None:
+    found = judge(folder, half=half, processes=processes, windows=windows)
+    print(
+        f"### calibration: 48 h on AWS V100 2023, the {half} half of the starts; d 12 min, spot at 0.3 of on-demand\n"
+    )
+    print(
+        "bias: mean p50 ÷ mean cost − 1 · off: mean of cost ÷ p50 − 1 · inside: of p10–p90 · width: of p10–p90 to p50\n"
+    )
+    columns = ("market", "slack", "n", "cost ÷ on-demand", "by", "bias", "off", "MAPE", "inside", "≤ p90", "width")
+    print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
+    for one in found:
+        for way, judged in one.by.items():
+            print(f"| {' | '.join((*_cells(one, judged), way, *_figures(judged)))} |")
+    print(flush=True)
+
+
+def judge(folder: Path, *, half: Half, processes: int, windows: int) -> list[Found]:
+    """Every cell, each in one process."""
+    ask = partial(_judge, folder=folder, half=half, windows=windows)
+    if processes == 1:
+        return [ask(cell) for cell in CELLS]
+    # spawned: the parent may have loaded torch, whose threads do not survive a fork
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        return list(pool.map(ask, CELLS))
+
+
+def bias(judged: Sequence[Judged]) -> float:
+    """In money over many runs."""
+    return mean(one.p50 for one in judged) / mean(one.cost for one in judged) - 1
+
+
+def inside(judged: Sequence[Judged]) -> float:
+    return mean(one.p10 <= one.cost <= one.p90 for one in judged)
+
+
+def _cells(one: Found, judged: Sequence[Judged]) -> tuple[str, ...]:
+    share = mean(each.cost for each in judged) / (WORK_HOURS + LAUNCH_MINUTES / 60)
+    return one.cell.label, f"{one.cell.slack:.0%}", str(len(judged)), f"{share:.3f}"
+
+
+def _figures(judged: Sequence[Judged]) -> tuple[str, ...]:
+    off = mean(one.cost / one.p50 - 1 for one in judged)
+    error = mean(abs(one.cost / one.p50 - 1) for one in judged)
+    below, width = mean(one.cost <= one.p90 for one in judged), mean((one.p90 - one.p10) / one.p50 for one in judged)
+    return (
+        f"{bias(judged):+.1%}",
+        f"{off:+.1%}",
+        f"{error:.3f}",
+        f"{inside(judged):.0%}",
+        f"{below:.0%}",
+        f"{width:.2f}",
+    )
+
+
+def _judge(cell: Cell, *, folder: Path, half: Half, windows: int) -> Found:
+    zones = read_sets(folder)[V100]
+    markets = [[one] for one in zones] if cell.markets is None else [named(zones, names) for names in cell.markets]
+    by: dict[str, list[Judged]] = {"price × hours": [], "hazards alone": [], "14 days of history": []}
+    for market in markets:
+        for start in _starts(market, half, windows // len(markets)):
+            for way, judged in _window(market, start, cell.slack).items():
+                by[way].append(judged)
+    return Found(cell=cell, by=by)
+
+
+def _starts(zones: Sequence[Zone], half: Half, count: int) -> list[int]:
+    """Evenly spread; a window of the first half ends before the second half begins."""
+    first, last = HISTORY_HOURS * TICKS_PER_HOUR, min(one.ticks for one in zones) - LONGEST_TICKS
+    middle = (first + last + LONGEST_TICKS) // 2
+    begin, end = (middle if half == "second" else first), (middle - LONGEST_TICKS if half == "first" else last)
+    return [begin + (end - begin) * number // max(1, count - 1) for number in range(count)]
+
+
+def _window(zones: Sequence[Zone], start: int, slack: float) -> dict[str, Judged]:
+    asked = equal_prices(
+        zones, work_hours=WORK_HOURS, slack=slack, launch_minutes=LAUNCH_MINUTES, spot_ratio=SPOT_RATIO
+    )
+    terms = replace(asked, sights=Sights.ATTEMPTS)
+    cost = round(simulate(Subject()(terms), zones, start, terms).cost, 2)  # estimates are to the cent
+    naive = SPOT_RATIO * WORK_HOURS
+    judged = {"price × hours": Judged(naive, naive, naive, cost)}
+    market = _market(terms)
+    history = {place.key: record(zone, start) for place, zone in zip(market.places, zones, strict=False)}
+    for way, known in (("hazards alone", None), ("14 days of history", history)):
+        found = estimate(market.tiers[0][0], market, OUTLOOK, (), history=known, count=NUM_FUTURES)
+        assert isinstance(found, Estimate)
+        usd = found.cost_usd
+        judged[way] = Judged(float(usd.p10), float(usd.p50), float(usd.p90), cost)
+    return judged
+
+
+def _market(terms: Terms) -> Market:
+    """The subject's, whose places save so often that a preemption takes no progress, as in the simulator."""
+    market = Subject()(terms).market
+    return replace(market, places=tuple(_saving(place) for place in market.places))
+
+
+def _saving(place: Place) -> Place:
+    option = replace(place.option, interval_seconds=UNSAVED_HOURS * 3600)
+    return replace(place, option=option, interval_hours=UNSAVED_HOURS)
+
+
+def record(zone: Zone, start: int) -> Record:
+    """The last 14 days before a tick, in hours."""
+    begin = start - HISTORY_HOURS * TICKS_PER_HOUR
+    changes, tick = [], begin
+    while tick < start:
+        tick = min(start, zone.until[tick])
+        changes.append((tick - begin) / TICKS_PER_HOUR)
+    return zone.up[begin], tuple(changes)

@@ -1,0 +1,181 @@
+"""To move a run that works, and lose nothing: a second machine is set up beside the first, which trains on until then.
+
+    launch beside it → ready → the trainer saves and ends → hand over → the trainer's machine is released
+
+A place that refuses, or a second machine that is lost, costs no step. Two machines are paid for meanwhile, so one is
+asked for only where what is left bears both, and given up as soon as it does not. What moves a run: the deadline, when
+the slack is used up, from a place that may not last; and the price, back to spot.
+"""
+
+from __future__ import annotations
+
+import math
+from datetime import datetime, timedelta
+from decimal import Decimal
+
+from launcher.core import policy
+from launcher.core.actions import AskToEnd, Judge, Keep, Launch, Wait
+from launcher.core.offers import Capacity
+from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds
+from launcher.core.spot import blocks
+from launcher.core.standing import market, standing
+from launcher.core.state import Attempt
+from launcher.core.view import View
+
+
+def first(view: View) -> Launch | Wait:
+    """A machine for a run that has none, or a wait for one."""
+    now, places = view.hours, market(view)
+    action = policy.decide(standing(view, places), places, now)
+    if isinstance(action, policy.Wait):
+        seconds = (action.until - now) * 3600
+        return Wait(seconds=max(view.rules.poll_seconds, seconds), why=action.why)
+    assert isinstance(action, policy.Launch)  # there is nothing to keep, to leave or to take over from
+    return Launch(option=action.place.option, why=_sentence(view, action.place.option, action.why))
+
+
+def move(view: View, live: Attempt) -> Launch | AskToEnd | Judge | Keep:
+    """Whether `live`, with nothing beside it, stays, is left, or gets a machine beside it."""
+    if not view.affordable:
+        return Keep()
+    places, vain = market(view), _in_vain(view)
+    barred = frozenset(
+        place.key
+        for place in places.places
+        if vain.get(place.key, view.now) > view.now or not _pays_for_both(view, live, place.option)
+    )
+    action = policy.decide(standing(view, places, barred=barred), places, view.hours)
+    trains = live.training_at is not None
+    if isinstance(action, policy.HandOver) and trains:  # who never spoke could not take over from anybody either
+        option, why = action.place.option, _sentence(view, action.place.option, action.why)
+        return Launch(option=option, why=why, relieves=live.number, overlaps=action.overlaps)
+    if isinstance(action, policy.Leave) and trains:
+        return AskToEnd(attempt=live.number, cause="waits", why=action.why)
+    if isinstance(action, policy.Leave):
+        return Judge(attempt=live.number, outcome="stopped", detail=action.why, cause="waits")
+    return Keep()
+
+
+def _sentence(view: View, option: Option, why: str) -> str:
+    """The decision's reason, its place and price, and what time is left."""
+    slack = view.slack_seconds
+    time = "" if math.isinf(slack) else f", {max(0.0, slack) / 3600:.1f} h of slack"
+    return f"{why}: {option.placement.offer.where} at ${option.placement.usd_per_hour:,.2f}/h{time}"
+
+
+def given_up(view: View, trainer: Attempt, incoming: Attempt) -> Judge | None:
+    """Whether the second machine is not to be had any more; what trains goes on."""
+    rules = view.rules
+    if view.left_usd <= _until_alone_usd(view, trainer, incoming):
+        why = "what is left pays for one machine, not for two"
+        return Judge(attempt=incoming.number, outcome="stopped", detail=why, cause="cap")
+    is_spot, asked = incoming.placement.offer.capacity is Capacity.SPOT, trainer.end_requested_at
+    if is_spot and not asked and view.slack_seconds < changeover_seconds(rules) + view.closing_seconds(trainer):
+        why = "the slack does not bear a move to spot any more"
+        return Judge(attempt=incoming.number, outcome="stopped", detail=why, cause="fallback")
+    waited = view.now - (incoming.started_at or view.now)
+    if incoming.ready_at is None and waited >= timedelta(seconds=rules.start_seconds):
+        why = f"not ready {waited.total_seconds() / 60:.0f} min after it was granted"
+        return Judge(attempt=incoming.number, outcome="lost", detail=why)
+    return None
+
+
+def is_due(view: View, live: Attempt) -> bool:
+    """Whether the rest must go to the fallback now, lest the deadline be missed."""
+    needed = changeover_seconds(view.rules) + view.closing_seconds(live)
+    return view.slack_seconds < needed and _may_end_late(view, live)
+
+
+def must_end_first(view: View, live: Attempt) -> bool:
+    """Where a fallback may have capacity, and no second machine can be had beside the first.
+
+    The first has no hooks, or what is left does not pay for both. Asking costs that machine, so each refusal is
+    believed twice as long.
+    """
+    asked = blocks(view.state, view.rules, doubling=True)
+    places = _fallbacks(view, live)
+    if not any(asked.get(o.placement.offer.key, view.now) <= view.now for o in places):
+        return False
+    return live.training_at is None or not any(_pays_for_both(view, live, o) for o in places)
+
+
+def gone_by_seconds(view: View) -> float:
+    """Slack at which a trainer that was asked to end must be gone; what waits has its set-up behind it."""
+    incoming, rules = view.state.incoming, view.rules
+    if incoming is None or incoming.started_at is None:
+        return changeover_seconds(rules)
+    if incoming.placement.offer.capacity is Capacity.SPOT:  # it may come to nothing, and be released as well
+        return changeover_seconds(rules) + rules.poll_seconds + rules.release_seconds
+    return 2 * rules.poll_seconds + rules.release_seconds - head_start_seconds(view)
+
+
+def head_start_seconds(view: View) -> float:
+    """What a fallback that waits already has behind it, of what the slack counts with."""
+    incoming = view.state.incoming
+    if incoming is None or incoming.ready_at is None or incoming.placement.offer.capacity is Capacity.SPOT:
+        return 0.0
+    here = view.here(incoming)
+    return here.setup_seconds if here else view.state.submitted.pace.setup_seconds
+
+
+def _fallbacks(view: View, live: Attempt) -> list[Option]:
+    """Other places to which the rest can be left."""
+    places = [o for o in view.affordable if _key(o) != live.placement.offer.key and o.is_open(view.now, view.rules)]
+    return [o for o in places if view.spare_seconds(o) is not None]
+
+
+def _may_end_late(view: View, live: Attempt) -> bool:
+    """Spot may always. Capacity that stays does where the work outlasts it, and the fallback would not be late too."""
+    offer, deadline_at, here = live.placement.offer, view.state.submitted.deadline_at, view.here(live)
+    if offer.capacity is Capacity.SPOT:
+        return True
+    pace = live.step_seconds or (here.step_seconds if here else 0.0)
+    saving_share = here.saving_share if here else 0.0
+    work_seconds = view.steps_from(max(live.step, view.state.committed_step)) * pace * (1.0 + saving_share)
+    ends_at = view.now + timedelta(seconds=work_seconds + view.state.submitted.pace.closing_save_seconds)
+    return view.slack_seconds >= 0 and ends_at > min(deadline_at, offer.closes_at or deadline_at)
+
+
+def _in_vain(view: View) -> dict[str, datetime]:
+    """Places whose second machines came to nothing, and when to ask again; twice as late each time."""
+    rules = view.rules
+    known: dict[str, tuple[int, datetime]] = {}
+    for attempt in view.state.attempts:
+        key = attempt.placement.offer.key
+        if attempt.handed_over_at:
+            known.pop(key, None)
+        elif attempt.is_incoming and attempt.ended_at:
+            known[key] = (known[key][0] + 1 if key in known else 0, attempt.ended_at)
+    return {key: at + timedelta(seconds=_pause_seconds(rules, times)) for key, (times, at) in known.items()}
+
+
+def _pause_seconds(rules: Rules, times: int) -> float:
+    return max(rules.retry_seconds, min(rules.retry_seconds * 2.0**times, rules.quota_retry_seconds))
+
+
+def _pays_for_both(view: View, live: Attempt, option: Option) -> bool:
+    """What is left pays for the two until the second one trains, and for the end of either."""
+    rules, price = view.rules, option.placement.usd_per_hour
+    delay = 0.0 if option.capacity is Capacity.SPOT else rules.fallback_delay_seconds
+    beside = delay + option.setup_seconds + _pair_seconds(rules)
+    closing = closing_seconds(rules, option.durable_seconds, option.step_seconds)
+    alone = view.ahead_usd(live, beside + view.closing_seconds(live))
+    second = price * Decimal(str(beside + closing)) / 3600 + option.arrival_usd + option.traffic.save.usd
+    return view.left_usd > alone + second + option.move_usd  # the checkpoint is brought twice
+
+
+def _until_alone_usd(view: View, trainer: Attempt, incoming: Attempt) -> Decimal:
+    """What must be left at a look that keeps both: for the release of one, and for the other's end."""
+    alone = view.ahead_usd(trainer, _pair_seconds(view.rules) + view.closing_seconds(trainer))
+    second = incoming.placement.usd_per_hour * Decimal(str(_pair_seconds(view.rules))) / 3600
+    reading = incoming.egress_usd_per_read if incoming.started_at is None else Decimal(0)
+    return alone + second + reading + (incoming.move_usd_per_gb + incoming.restore_usd_per_gb) * view.saved_gb
+
+
+def _pair_seconds(rules: Rules) -> float:
+    """Both may be billed for so long before the next look can end one; releases follow one another."""
+    return rules.poll_seconds + 2 * rules.release_seconds
+
+
+def _key(option: Option) -> str:
+    return option.placement.offer.key
