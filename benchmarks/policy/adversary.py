@@ -6,8 +6,9 @@ A case is drawn from its number alone. What is claimed of each:
 
     time     where the fallback alone would have met the deadline: the last save is durable then, whatever spot does,
              if capacity that stays keeps its promise, and what may be spent is the money's bound and two closings more
-    money    spent ≤ 1.05 · the fallback alone; where capacity that stays keeps one waiting, or its prices change, the
-             dearest of it at the dearest prices is what counts: a deadline is met with that if need be
+    money    spent ≤ `Market.most_usd`, 1.05 · the fallback alone for all but short runs; where capacity that stays
+             keeps one waiting, or prices change, the dearest of it at the dearest prices is what counts: a deadline is
+             met with that if need be
     left     what may be spent is overspent by the closing of the run's machines at most
     sense    it ends, no `until` lies in the past, nobody is asked twice at a look; told again it is the same story
 """
@@ -32,7 +33,7 @@ from typing import Literal, NamedTuple
 from benchmarks.policy.natures import Case, Habit, Nature
 from benchmarks.policy.world import World
 from launcher.core.guide import Rule, Terms
-from launcher.core.market import MAX_COST_RATIO, PAUSE_HOURS, Market, Place
+from launcher.core.market import PAUSE_HOURS, Market, Place
 from launcher.core.offers import Capacity, Offer, Placement, Price
 from launcher.core.options import Option
 
@@ -146,11 +147,15 @@ def is_feasible(case: Case) -> bool:
 
 
 def most_usd(case: Case) -> float:
-    markets = [case.market, *([case.market_later] if case.market_later else [])]
+    """By the fallback alone, or the dearest that may have to stand in for it."""
     if not case.market_later and all(case.habits[p.key].nature is Nature.STEADY for p in case.market.firm):
         return case.market.most_usd
-    costs = (place.usd_to_finish(market.steps) for market in markets for place in market.firm)
-    return MAX_COST_RATIO * max(cost for cost in costs if cost < math.inf)
+    bounds = []
+    for market in (case.market, case.market_later or case.market):
+        costs = [cost for p in market.firm if (cost := p.usd_to_finish(market.steps)) < math.inf]
+        alone = market.fallback.usd_to_finish(market.steps) if market.fallback else 0.0
+        bounds.append(market.most_usd + market.max_cost_ratio * (max(costs) - alone))
+    return max(bounds)
 
 
 def kept_usd(case: Case) -> float:

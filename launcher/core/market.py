@@ -18,9 +18,9 @@ from launcher.core.guide import Guide, Terms, guide
 from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR, LIFE_HAZARD, SPELL_HAZARD, Hazards, cumulated, lived_hours
 from launcher.core.offers import Capacity
 from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds
+from launcher.core.spec import MAX_COST_RATIO, RunSpec
 
 WAIT_PRICE = 0.1  # of an hour of the fallback, that an hour of waiting counts for where nobody has given a deadline
-MAX_COST_RATIO = 1.05  # of a run that tries spot, to the fallback alone
 PAUSE_HOURS = 2 / 60  # of training, between the last step on the old machine and the first one on the new
 SAME_PRICE_RATIO = 1.1  # dearer spot than that is another tier
 WORTHWHILE_RATIO = 0.97  # of the fallback's price: dearer spot is not worth its preemptions
@@ -99,6 +99,7 @@ class Market:
     poll_hours: float
     is_urgent: bool = False  # never wait for a lower price
     wait_price: float = 0.0  # of an hour in which nothing runs, in units of the fallback's
+    max_cost_ratio: float = MAX_COST_RATIO
     has_feed: bool = False  # the sights of all places are known without asking
     hands_over: bool = True  # the old machine computes until the new one is ready
     spot_first: bool = True  # the run's ladder has spot below its fallback
@@ -193,7 +194,7 @@ class Market:
             return math.inf
         alone = place.usd_to_finish(steps)
         one_try = max((self.try_usd(p) for p in self.tiers[0]), default=0.0) if self.tiers else 0.0
-        return alone + max((MAX_COST_RATIO - 1.0) * alone, one_try)
+        return alone + max((self.max_cost_ratio - 1.0) * alone, one_try)
 
     def try_usd(self, place: Place) -> float:
         """What a start there may cost in vain: set-up, steps that are lost before they are saved, and a way back."""
@@ -215,30 +216,30 @@ class Market:
         return sum(self.hourly_usd(place) for place in tier) / len(tier)
 
 
-def market_of(  # noqa: PLR0913  # what a run is, and what its places are
+def market_of(
     options: Iterable[Option],
+    spec: RunSpec,
     *,
-    steps: int,
-    mode: Sequence[Capacity],
     since: datetime,
     deadline_at: datetime,
+    deadline_assumed: bool,
     rules: Rules,
-    is_urgent: bool = False,
-    wait_price: float = 0.0,
     moves: Mapping[tuple[str | None, str | None], float] | None = None,
 ) -> Market:
-    """Of the capacity that `mode` names; of many options those with the best effective rates."""
+    """Of the capacity that `spec` names; of many options those with the best effective rates."""
+    mode = spec.mode
     wanted = [o for o in options if o.capacity in mode]
     spot, firm = ([o for o in wanted if (o.capacity is Capacity.SPOT) == is_spot] for is_spot in (True, False))
     kept = [*_cheapest(spot, _SURVEYED * NUM_SPOT), *_cheapest(firm, _SURVEYED * NUM_FIRM)]
     market = Market(
         places=tuple(place_of(option, rules, since) for option in kept),
-        steps=steps,
+        steps=spec.workload.steps,
         deadline=_hours(deadline_at, since),
         reserve_hours=(changeover_seconds(rules) + _LOOKS * rules.poll_seconds) / 3600,
         poll_hours=rules.poll_seconds / 3600,
-        is_urgent=is_urgent,
-        wait_price=wait_price,
+        is_urgent=spec.priority == "urgent",
+        wait_price=WAIT_PRICE if deadline_assumed else 0.0,
+        max_cost_ratio=spec.cost.max_chase,
         moves=moves or {},
     )
     first_firm = market.fallback.option.capacity if market.fallback else None

@@ -10,7 +10,7 @@ from decimal import ROUND_CEILING, Decimal
 
 from launcher.core.assumptions import assumptions
 from launcher.core.estimate import CENT, Estimate, estimate
-from launcher.core.market import WAIT_PRICE, Market, market_of
+from launcher.core.market import Market, market_of
 from launcher.core.offers import Capacity, Offer, Refusal
 from launcher.core.options import Option, Rules, closing_seconds
 from launcher.core.pricing import LOCAL, Terms
@@ -134,13 +134,11 @@ def market_for(
     """The places of a run that begins now, with what lies between them."""
     return market_of(
         [candidate.option for candidate in candidates],
-        steps=spec.workload.steps,
-        mode=spec.mode,
+        spec,
         since=now,
         deadline_at=deadline_at,
+        deadline_assumed=spec.deadline is None,
         rules=rules,
-        is_urgent=spec.priority == "urgent",
-        wait_price=WAIT_PRICE if spec.deadline is None else 0.0,
         moves=_moves(spec, book, measured, candidates),
     )
 

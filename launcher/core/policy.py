@@ -133,7 +133,8 @@ def _cheaper_spot(look: Look, here: Holding) -> Action:
     if asked:
         slack_usd = _slack_usd(look)
         most = (1.0 - MOVE_GAIN) * _hourly(look, place, slack_usd, age=_age(look, place, here))
-        for usd, _, other in sorted((_beside(look, p, here, slack_usd), p.key, p) for p in asked):
+        cheap = [p for p in asked if _unit_usd(market, p) < most]  # for the price alone may rule it out
+        for usd, _, other in sorted((_beside(look, p, here, slack_usd), p.key, p) for p in cheap):
             if usd < most and may_start(look, other, beside=here):
                 return HandOver(other, "spot is so much cheaper there that the change pays", overlaps=True)
     news = min((at for p in others if (at := _asked_again_at(look, p)) > look.now), default=math.inf)

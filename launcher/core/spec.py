@@ -247,6 +247,9 @@ class Checkpoint(Model):
         return self
 
 
+MAX_COST_RATIO = 1.05  # of a run that tries spot, to the fallback alone
+
+
 class Cost(Model):
     """Limits of money."""
 
@@ -255,6 +258,11 @@ class Cost(Model):
     )
     max_egress_usd: Usd | None = Field(
         default=None, description="refuse places where the run's egress costs more, with or without `data`"
+    )
+    max_chase: float = Field(
+        default=MAX_COST_RATIO,
+        ge=1.0,
+        description="how dear trying spot may make the run at the worst, to the fallback alone; one try is always made",
     )
 
 

@@ -6,7 +6,7 @@ import math
 from datetime import datetime
 
 from launcher.core.hazards import LIFE_HAZARD, cumulated, fresh_preemptions_per_hour
-from launcher.core.market import WAIT_PRICE, Market, Place, market_of, place_of
+from launcher.core.market import Market, Place, market_of, place_of
 from launcher.core.options import Option
 from launcher.core.policy import Holding, Seen, Standing
 from launcher.core.spot import blocks, is_taken, learned_scale, outages
@@ -31,16 +31,14 @@ def step_seconds(state: RunState) -> dict[str, float]:
 
 def market(view: View) -> Market:
     """The run's places, at instants counted from the submit."""
-    state, spec = view.state, view.state.spec
+    state = view.state
     return market_of(
         view.affordable,
-        steps=spec.workload.steps,
-        mode=spec.mode,
+        state.spec,
         since=state.submitted_at,
         deadline_at=state.submitted.deadline_at,
+        deadline_assumed=state.submitted.deadline_assumed,
         rules=view.rules,
-        is_urgent=spec.priority == "urgent",
-        wait_price=WAIT_PRICE if state.submitted.deadline_assumed else 0.0,
         moves={(_LYING, o.traffic.home): float(o.move_usd) for o in view.affordable},
     )
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+import math
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from decimal import Decimal
 
@@ -50,16 +51,14 @@ def survey(
     """
     candidates: list[Candidate] = []
     refused: list[Refusal] = []
-    speeds: dict[str, StepTime | Unknown] = {}
+    search = _search(spec, book, measured, now)
     for offer in book.offers:
         if offer.gpu not in spec.gpus:
             continue
-        if offer.gpu not in speeds:
-            speeds[offer.gpu] = _speed(offer.gpu, spec, book, measured)
         if unwished := _unwished(offer, spec):
             refused.append(Refusal(offer=offer, reason=unwished, is_wish=True))
             continue
-        found = _unfit(offer, spec) or _candidate(offer, spec, book, measured, speeds[offer.gpu], now)
+        found = _unfit(offer, spec) or search.candidate(offer)
         if isinstance(found, Candidate) and lying:
             found = _moved(found, spec, book, measured, lying)
         if isinstance(found, Candidate):
@@ -95,34 +94,95 @@ def _unfit(offer: Offer, spec: RunSpec) -> str | None:
     return None
 
 
-def _candidate(
-    offer: Offer, spec: RunSpec, book: Book, measured: Measured, speed: StepTime | Unknown, now: datetime
-) -> Candidate | str:
-    paid = price(offer, book.terms, now=max(now, offer.opens_at or now))  # a later one may be the fallback
-    if isinstance(paid, Refusal):
-        return paid.reason
-    if isinstance(speed, Unknown):
-        return speed.reason
-    host = book.host(offer)
-    if isinstance(host, Unknown):
-        return host.reason
-    traffic = traffic_at(spec, offer, book.tariffs, checkpoint_gb(spec, measured)[0])
-    if isinstance(traffic, Unknown):
-        return traffic.reason
-    if spec.egress_limit is not None and _least_egress_usd(spec, traffic) > spec.egress_limit[1]:
-        return f"egress of ${traffic.read.egress_usd:,.2f} per read is above {limit_in_words(spec)}"
-    option = Option(
-        placement=Placement(offer=offer, nodes=spec.nodes, price=paid),
-        step_seconds=speed.seconds,
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Search:
+    """What is the same for many offers: tens of thousands are looked at in a second."""
+
+    spec: RunSpec
+    book: Book
+    now: datetime
+    speeds: Mapping[str, StepTime | Unknown]
+    checkpoint_gb: float
+    setup_seconds: float
+    save_seconds: float
+    durable_seconds: float
+    intervals: dict[Hashable, float] = field(default_factory=dict)
+    traffics: dict[Hashable, Traffic | Unknown] = field(default_factory=dict)
+    saving: dict[Hashable, Traffic] = field(default_factory=dict)
+
+    def candidate(self, offer: Offer) -> Candidate | str:
+        paid = price(offer, self.book.terms, now=max(self.now, offer.opens_at or self.now))  # it may be the fallback
+        if isinstance(paid, Refusal):
+            return paid.reason
+        speed = self.speeds[offer.gpu]
+        if isinstance(speed, Unknown):
+            return speed.reason
+        host = self.book.host(offer)
+        if isinstance(host, Unknown):
+            return host.reason
+        traffic = self._traffic(offer)
+        if isinstance(traffic, Unknown):
+            return traffic.reason
+        if self.spec.egress_limit is not None and _least_egress_usd(self.spec, traffic) > self.spec.egress_limit[1]:
+            return f"egress of ${traffic.read.egress_usd:,.2f} per read is above {limit_in_words(self.spec)}"
+        placement = Placement(offer=offer, nodes=self.spec.nodes, price=paid)
+        interval = self._interval_seconds(placement, speed)
+        traffic = self._saving(traffic, _place(offer), interval)
+        return Candidate(option=self._option(placement, speed, interval, traffic), step=speed, host=host)
+
+    def _traffic(self, offer: Offer) -> Traffic | Unknown:
+        place, data = _place(offer), self.spec.data
+        key = (*place, offer.zone) if data is not None and (data.source or "").count("/") > 1 else place
+        if key not in self.traffics:
+            self.traffics[key] = traffic_at(self.spec, offer, self.book.tariffs, self.checkpoint_gb)
+        return self.traffics[key]
+
+    def _interval_seconds(self, placement: Placement, speed: StepTime) -> float:
+        usd = placement.usd_per_hour if self.spec.checkpoint.max_loss is not None else None
+        key = speed.seconds, fresh_preemptions_per_hour(placement.offer), usd
+        if key not in self.intervals:
+            option = self._option(placement, speed, math.inf, Traffic())
+            self.intervals[key] = save_interval_seconds(self.spec, option)
+        return self.intervals[key]
+
+    def _saving(self, traffic: Traffic, place: tuple[str, str], interval_seconds: float) -> Traffic:
+        """With what its saves cost."""
+        key = *place, traffic.home, interval_seconds
+        if not traffic.save.usd:
+            return traffic
+        if key not in self.saving:
+            hourly = traffic.save.usd * 3600 / Decimal(str(max(1.0, interval_seconds)))
+            self.saving[key] = replace(traffic, saves_usd_per_hour=hourly)
+        return self.saving[key]
+
+    def _option(self, placement: Placement, speed: StepTime, interval_seconds: float, traffic: Traffic) -> Option:
+        return Option(
+            placement=placement,
+            step_seconds=speed.seconds,
+            setup_seconds=self.setup_seconds,
+            save_seconds=self.save_seconds,
+            durable_seconds=self.durable_seconds,
+            preemptions_per_hour=fresh_preemptions_per_hour(placement.offer),
+            interval_seconds=interval_seconds,
+            traffic=traffic,
+        )
+
+
+def _search(spec: RunSpec, book: Book, measured: Measured, now: datetime) -> _Search:
+    return _Search(
+        spec=spec,
+        book=book,
+        now=now,
+        speeds={gpu: _speed(gpu, spec, book, measured) for gpu in spec.gpus},
+        checkpoint_gb=checkpoint_gb(spec, measured)[0],
         setup_seconds=setup_seconds(spec, measured)[0],
         save_seconds=save_seconds(spec, measured)[0],
         durable_seconds=durable_seconds(spec, measured),
-        preemptions_per_hour=fresh_preemptions_per_hour(offer),
     )
-    interval = save_interval_seconds(spec, option)
-    hourly = traffic.save.usd * 3600 / Decimal(str(max(1.0, interval)))
-    option = replace(option, interval_seconds=interval, traffic=replace(traffic, saves_usd_per_hour=hourly))
-    return Candidate(option=option, step=speed, host=host)
+
+
+def _place(offer: Offer) -> tuple[str, str]:
+    return offer.provider, offer.region
 
 
 def _moved(found: Candidate, spec: RunSpec, book: Book, measured: Measured, lying: Sequence[str]) -> Candidate | str:

@@ -13,7 +13,7 @@ from launcher.core.offers import Capacity, Placement
 from launcher.core.options import Option, Rules
 from launcher.core.rollout import Outlook
 from tests import builders
-from tests.builders import T0, a_placement, an_offer
+from tests.builders import T0, a_placement, a_spec, an_offer
 
 LADDER = (Capacity.SPOT, Capacity.RESERVED, Capacity.ON_DEMAND)
 
@@ -57,10 +57,10 @@ def a_market(
     """`hours` until the deadline."""
     return market_of(
         options,
-        steps=steps,
-        mode=LADDER,
+        a_spec(steps=steps, mode=list(LADDER)),
         since=T0,
         deadline_at=T0 + timedelta(hours=hours),
+        deadline_assumed=False,
         rules=rules or Rules(),
         moves=moves,
     )
