@@ -66,7 +66,7 @@ def look_at(run: Standing, market: Market, now: float) -> Look:
     most_usd = (market.most_usd if run.in_all is None else market.most_usd_for(run.in_all)) + HAIR
     havens = tuple(
         (spare, run.spent + place.usd_to_finish(run.steps))
-        for place in market.firm
+        for place in market.havens
         if affordable(run, place) and (spare := spare_hours(place, run.steps, market, now)) is not None
     )
     least_usd = min((usd for spare, usd in havens if spare >= market.reserve_hours), default=math.inf)
@@ -120,7 +120,7 @@ def is_allowed(
 ) -> bool:
     """Both guards, had it capacity now."""
     market, lost = look.market, place.useful_hours + place.unsaved_hours
-    extra = market.try_usd(place) + market.move_usd(look.run.homes, place)
+    extra = market.try_usd[place.key] + market.move_usd(look.run.homes, place)
     if beside:
         lost += beside.place.closing_hours + (PAUSE_HOURS - place.setup_hours if overlaps else 0.0)
         extra += (place.setup_hours + beside.place.closing_hours) * beside.place.usd_per_hour

@@ -31,7 +31,7 @@ _LOOKS = 2  # of the supervisor: until a machine beside the first is seen to be 
 _DAY_HOURS = 24.0
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Place:
     """An option, and what follows from its fields."""
 
@@ -74,12 +74,12 @@ class Place:
         """How long an attempt could last that begins now; 0: it is closed, or not open yet."""
         return 0.0 if now < self.opens_at else max(0.0, min(self.lease_hours, self.closes_at - now))
 
-    @property
+    @cached_property
     def unsaved_hours(self) -> float:
         """Of training, that are lost with the machine at the worst."""
         return self.interval_hours + self.durable_hours if self.interval_hours < math.inf else 0.0
 
-    @property
+    @cached_property
     def useful_hours(self) -> float:
         """A start, a step, a save and the release: below that a launch only burns money and time."""
         return self.setup_hours + self.closing_hours
@@ -119,6 +119,12 @@ class Market:
         able = [(p, at) for p, at in ends if at <= p.ends_at]
         in_time = (p for p, at in able if at + self.reserve_hours <= self.deadline)
         return next(in_time, able[0][0] if able else None)
+
+    @cached_property
+    def havens(self) -> tuple[Place, ...]:
+        """Of these, the ones that are not beaten by another one in everything: what the guards count with."""
+        beaten = {b.key for b in self.firm for a in self.firm if a is not b and _beats(a, b)}
+        return tuple(place for place in self.firm if place.key not in beaten)
 
     @cached_property
     def tiers(self) -> tuple[tuple[Place, ...], ...]:
@@ -193,15 +199,14 @@ class Market:
         if place is None:
             return math.inf
         alone = place.usd_to_finish(steps)
-        one_try = max((self.try_usd(p) for p in self.tiers[0]), default=0.0) if self.tiers else 0.0
+        one_try = max((self.try_usd[place.key] for place in self.tiers[0]), default=0.0) if self.tiers else 0.0
         return alone + max((self.max_cost_ratio - 1.0) * alone, one_try)
 
-    def try_usd(self, place: Place) -> float:
-        """What a start there may cost in vain: set-up, steps that are lost before they are saved, and a way back."""
-        usd = (place.useful_hours + place.unsaved_hours) * place.usd_per_hour + place.arrival_usd
-        if self.hands_over and self.fallback:  # that waits until this one has ended
-            usd += place.closing_hours * self.fallback.usd_per_hour
-        return usd
+    @cached_property
+    def try_usd(self) -> Mapping[str, float]:
+        """By key: what a start may cost in vain. Set-up, steps that are lost before they are saved, and a way back."""
+        back = self.fallback.usd_per_hour if self.hands_over and self.fallback else 0.0  # that waits for this one's end
+        return {p.key: _vain_hours(p) * p.usd_per_hour + p.arrival_usd + p.closing_hours * back for p in self.places}
 
     def hourly_usd(self, place: Place) -> float:
         """An hour's work of the fallback there, with starts as often as machines live a day at most."""
@@ -290,6 +295,20 @@ def life_hours(hazards: Hazards, scale: float, most_hours: float, age_hours: flo
 def hazards_seen(*, has_feed: bool) -> Hazards:
     """By the age that is known: of the spell, where a feed tells it, else of one's own machine."""
     return SPELL_HAZARD if has_feed else LIFE_HAZARD
+
+
+def _vain_hours(place: Place) -> float:
+    return place.useful_hours + place.unsaved_hours
+
+
+def _beats(one: Place, other: Place) -> bool:
+    """Never dearer, slower or shut before; of two that are alike, the first by key."""
+    dear = [
+        (p.usd_per_hour, p.arrival_usd, p.step_hours, p.setup_hours, p.durable_hours, p.opens_at) for p in (one, other)
+    ]
+    lasting = [(p.closes_at, p.lease_hours) for p in (one, other)]
+    pairs = [*zip(*dear, strict=True), *((b, a) for a, b in zip(*lasting, strict=True))]
+    return all(a <= b for a, b in pairs) and (any(a < b for a, b in pairs) or one.key < other.key)
 
 
 def _best(places: Iterable[Place], count: int, *, usd: Callable[[Place], float]) -> tuple[Place, ...]:

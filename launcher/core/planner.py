@@ -103,7 +103,7 @@ def plan(spec: RunSpec, book: Book, measured: Measured, *, now: datetime, rules:
     deadline_at = deadline(spec, candidates, now, rules.fallback_delay_seconds)
     market = market_for(spec, book, measured, candidates, now=now, deadline_at=deadline_at, rules=rules)
     closed = _closed(spec, candidates, now)
-    begun = [c for c in candidates if c.option.placement.offer.key not in closed]
+    begun = [c for c in candidates if c.option.placement.offer.key not in closed] if closed else candidates
     found = _estimates(spec, book, measured, begun, market, rules)
     ranked, beyond = _within_limits(spec, found)
     by_cost = _ordered(ranked, book.terms)
@@ -262,8 +262,8 @@ def _within_limits(
 
 def _closed(spec: RunSpec, candidates: Iterable[Candidate], now: datetime) -> Mapping[str, Refusal]:
     """By key: a reservation is no place to begin before it opens, nor to finish behind its end."""
-    reasons = {c.option.placement.offer: _why_closed(spec, c.option, now) for c in candidates}
-    return {offer.key: Refusal(offer=offer, reason=reason) for offer, reason in reasons.items() if reason}
+    reasons = ((c.option.placement.offer, _why_closed(spec, c.option, now)) for c in candidates)
+    return {offer.key: Refusal(offer=offer, reason=reason) for offer, reason in reasons if reason}
 
 
 def _why_closed(spec: RunSpec, option: Option, now: datetime) -> str | None:
