@@ -23,7 +23,7 @@ from launcher.core.unknown import Unknown
 from launcher.core.weather import Drawn, Record, Recorded, Weather, habits
 from launcher.core.workload import StepTime
 
-NUM_FUTURES = 151  # odd: the median is one of them
+NUM_FUTURES = 101  # odd: the median is one of them
 SEED = 20240416
 MOST_ENDLESS = 0.1  # of the futures: else the 90 % quantile is unknown
 CENT = Decimal("0.01")

@@ -33,11 +33,11 @@ def show_plan(console: Console, plan: Plan, chosen: Estimate, terms: Terms, mone
     console.print(f"\n [bold]{line}[/]")
     console.print(
         f" 80 % range  {money.about(cost.p10)} – {money.about(cost.p90)} · "
-        f"{rough_span(hours.p10)} – {rough_span(hours.p90)} · price × hours would be {money.about(chosen.naive_usd)}"
-        f"        basis: {_basis(chosen)}\n"
+        f"{rough_span(hours.p10)} – {rough_span(hours.p90)}        basis: {_basis(chosen)}\n"
     )
     console.print(_table(console, plan, chosen, money, plan.ranked if all_offers else plan.ranked[:NUM_SHOWN]))
-    console.print(f" Where it goes{label}  {_parts(chosen, money)}")
+    naive = f"price × hours alone: {money.about(chosen.naive_usd)}"
+    console.print(f" Where it goes{label}  {_parts(chosen, money)} ({naive})")
     for sentence in _sentences(plan, chosen, terms, money):
         console.print(f" {sentence}")
     if all_offers:

@@ -139,7 +139,7 @@ def test_a_run_is_replayed_beside_what_it_really_cost(launch: Launch, run: str) 
         1,
         pytest.approx(43 / 60, abs=1e-3),
     )
-    assert (found["name"], found["deadline_hours"]) == (run, 6.0)
+    assert (found["name"], found["deadline_hours"]) == (run, pytest.approx(6.0, abs=1e-3))  # the clock's own seconds
     assert "0.7 place-hours known from its ledger" in found["weather"]
     assert all(p["preemptions"] >= 1 for p in found["policies"] if p["policy"] == "spot-only")
 
