@@ -1,176 +1,40 @@
-"""When giving up the fallback to ask for spot is expected to pay, and when a place is worth asking again."""
+"""What a run has learned of its places: outages, when it asks again, how long machines live; and the laws of both."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import replace
-from datetime import timedelta
-from decimal import Decimal
-from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.core.conduct import Keep, Launch, next_action
-from launcher.core.events import AttemptEnded, AttemptReleased, AttemptStarted, Event, TrainingResumed
+from launcher.core.events import AttemptEnded, AttemptReleased, AttemptStarted, Event
 from launcher.core.hazards import LIFE_HAZARD, RETURN_HAZARD, age_at, cumulated, hazard_at, lived_hours
-from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds, useful_seconds
-from launcher.core.spot import Outage, outages, return_to
-from tests.builders import a_placement, a_spec, a_state, a_submit, after, reading
-from tests.core.test_conduct import ON_DEMAND, RESERVED, RULES, SPOT_A, SPOT_B, a_life, a_refusal, asked
+from launcher.core.options import Rules
+from launcher.core.spot import Outage, blocks, learned_scale, outages, pause_hours
+from launcher.core.state import RunState
+from tests.builders import a_state, a_submit, after
+from tests.core.test_conduct import SPOT_A, a_refusal, asked
 
+RULES = Rules()
 HOUR = 3600.0
-STEPS = 7200  # of 10 s: 20 hours
-WORK_SECONDS = 60 + STEPS * 10 + 5
-ROOM = changeover_seconds(RULES) + 2 * (closing_seconds(RULES, 5, 10) + useful_seconds(SPOT_A, RULES))
+KEY = SPOT_A.placement.offer.key
 
 
-def on_the_fallback(*before: Event, option: Option = ON_DEMAND, attempt: int = 1) -> list[Event]:
-    """After `before`, at work there; nothing is committed."""
-    start = AttemptStarted(attempt=attempt, started_at=after(0))
-    return [*before, asked(option, attempt=attempt), start, TrainingResumed(attempt=attempt, step=0)]
+def refused(*times: float, reason: str = "no_capacity") -> RunState:
+    """Seconds behind the submit, in whole tens."""
+    events: dict[float, list[Event]] = {}
+    for number, at in enumerate(times, start=1):
+        events[at] = list(a_refusal(reason, attempt=number))
+    state = a_state(a_submit(), *[event for at in times for event in events[at]], every_seconds=1)
+    moved = zip(state.attempts, times, strict=True)
+    return replace(state, attempts=tuple(replace(a, refused_at=after(at)) for a, at in moved))
 
 
-def decided(
-    *events: Event,
-    at: float = 60.0,
-    options: Sequence[Option] = (SPOT_A, ON_DEMAND, RESERVED),
-    slack: float = 10 * HOUR,
-    rules: Rules = RULES,
-    **submit: Any,
-) -> Any:
-    submit = {
-        "approved_usd": "10000",
-        "spec": a_spec(steps=STEPS),
-        "deadline_at": after(at + WORK_SECONDS + slack),
-    } | submit
-    state = a_state(a_submit(submit.pop("spec"), **submit), *events, every_seconds=1)
-    return next_action(state, options, now=after(at), rules=rules)
-
-
-def goes_back(action: Any) -> bool:
-    assert isinstance(action, Launch | Keep), action
-    return isinstance(action, Launch) and action.relieves is not None
-
-
-REFUSED = a_refusal("no_capacity")
-BACK_ON = on_the_fallback(*REFUSED, attempt=2)
-
-
-@pytest.mark.parametrize("option", [ON_DEMAND, RESERVED])
-def test_a_run_on_its_fallback_goes_back_to_spot_that_may_be_there_again(option: Option) -> None:
-    action = decided(*on_the_fallback(*REFUSED, option=option, attempt=2), at=2 * HOUR)
-
-    assert goes_back(action)
-    assert action.why.startswith("aws a at $6.00/h of spot is expected to save $")
-
-
-def test_a_place_that_refused_is_not_asked_at_every_look() -> None:
-    waits = [at for at in range(60, 7200, 60) if not goes_back(decided(*BACK_ON, at=at))]
-
-    assert waits == list(range(60, waits[-1] + 60, 60))
-    assert 0.8 * RULES.retry_seconds <= waits[-1] <= 3600
-
-
-def test_a_long_outage_is_asked_about_less_often_than_a_young_one() -> None:
-    def pause(outage_hours: float) -> float:
-        outage = Outage(since=after(0), seen_at=after(outage_hours * HOUR), attempt=2, is_quota=False, refusals=2)
-        state = a_state(a_submit(a_spec(steps=STEPS)))
-        way = replace(return_to(state, ON_DEMAND, SPOT_A, steps=STEPS, now=after(0), rules=RULES), outage=outage)
-        return next(s for s in range(0, 86400, 60) if way.is_worth_it(after(outage_hours * HOUR + s)))
-
-    assert pause(0.1) < pause(1.5) < pause(9.0) < 6 * HOUR
-
-
-def test_a_place_that_was_never_asked_may_well_have_capacity() -> None:
-    assert goes_back(decided(*BACK_ON, options=(SPOT_A, SPOT_B, ON_DEMAND)))
-
-
-STAYS: dict[str, dict[str, Any]] = {
-    "the ladder has no spot": {"spec": a_spec(steps=STEPS, mode=["on_demand"])},
-    "the ladder has spot above": {"spec": a_spec(steps=STEPS, mode=["on_demand", "spot"])},
-    "spot is dearer": {"options": (replace(SPOT_A, placement=a_placement(usd_per_hour="21")), ON_DEMAND)},
-    "spot is slower than it is cheap": {"options": (replace(SPOT_A, step_seconds=40.0), ON_DEMAND)},
-    "the data is far from spot": {"options": (replace(SPOT_A, traffic=reading(Decimal(500))), ON_DEMAND)},
-    "there is little left to do": {"spec": a_spec(steps=30)},
-    "spot dies at once": {"options": (replace(SPOT_A, preemptions_per_hour=60.0), ON_DEMAND)},
-    "its price is not known now": {"options": (SPOT_A, RESERVED)},
-}
-
-
-@pytest.mark.parametrize("changes", STAYS.values(), ids=STAYS.keys())
-def test_a_run_stays_on_its_fallback_where(changes: dict[str, Any]) -> None:
-    assert not goes_back(decided(*BACK_ON, **{"at": 2 * HOUR} | changes))
-
-
-def test_paid_capacity_is_left_for_spot_only_where_it_is_ranked_by_what_was_committed() -> None:
-    placement = RESERVED.placement
-    paid = replace(
-        RESERVED, placement=replace(placement, price=replace(placement.price, marginal_usd_per_hour=Decimal(0)))
-    )
-    events = on_the_fallback(*REFUSED, option=paid, attempt=2)
-
-    assert goes_back(decided(*events, at=2 * HOUR, options=(SPOT_A, paid)))
-    marginal = replace(RULES, rank_reserved_by="marginal")
-    assert not goes_back(decided(*events, at=2 * HOUR, options=(SPOT_A, paid), rules=marginal))
-
-
-@pytest.mark.parametrize(("spare", "leaves"), [(1, True), (-1, False)])
-def test_the_slack_must_bear_the_move_twice(spare: float, leaves: bool) -> None:
-    assert goes_back(decided(*BACK_ON, at=2 * HOUR, slack=ROOM + spare)) == leaves
-
-
-@pytest.mark.parametrize(
-    ("share", "spare_usd", "leaves"),
-    [(1.0, 1.2, True), (1.0, 1.0, False), (1.0, -5.0, False), (0.79, 0.0, True)],
-    ids=["bears a failed try", "does not", "may not bear staying", "does not bear staying by far"],
-)
-def test_the_money_must_bear_a_failed_try(share: float, spare_usd: float, leaves: bool) -> None:
-    """20 h at $20/h are left to do; a save, and starts of a minute here and there are worth $1.15."""
-    spent, stay = 20 * 2.0, 20 * 20.0
-
-    action = decided(*BACK_ON, at=2 * HOUR, approved_usd=f"{spent + share * stay + spare_usd:.2f}")
-
-    assert goes_back(action) == leaves
-
-
-def test_what_is_expected_counts_both_outcomes_of_the_try() -> None:
-    """Spot that is never taken, 20 hours of work, a chance of 0.64: by hand."""
-    steady = replace(SPOT_A, preemptions_per_hour=0.0, traffic=reading(Decimal(3)))
-    here = replace(ON_DEMAND, setup_seconds=360.0)
-    closing = 20 * closing_seconds(RULES, 5, 10) / HOUR
-
-    way = return_to(a_state(), here, steady, steps=STEPS, now=after(0), rules=RULES)
-
-    granted = (20 - 6) * 20 - 6 / 60 - 3
-    assert way.expected_usd == pytest.approx(0.64 * granted - 0.36 * 20 * 0.1 - closing)
-    assert way.failed_usd == pytest.approx(20 * 0.1 + closing)
-    assert float(way.risked_usd) == pytest.approx(20 * 0.1 + 6 / 60 + 3 + closing)
-
-
-def test_a_machine_that_does_not_train_yet_is_not_given_up() -> None:
-    assert decided(*BACK_ON[:-1], at=2 * HOUR) == Keep()
-
-
-def preempted_at_once(times: int) -> list[Event]:
-    """Lives of five minutes in zone a."""
-    events: list[Event] = []
-    for n in range(1, times + 1):
-        events += [asked(SPOT_A, attempt=n), AttemptStarted(attempt=n, started_at=after(-300 * (n - 1)))]
-        end = AttemptEnded(attempt=n, outcome="preempted", detail="taken", gone_at=after(-300 * (n - 1) + 300))
-        events += [end, AttemptReleased(attempt=n)]
-    return events
-
-
-def test_a_place_that_keeps_taking_its_machines_loses_its_credit() -> None:
-    def expected(times: int) -> float:
-        state = a_state(a_submit(a_spec(steps=STEPS)), *preempted_at_once(times), every_seconds=1)
-        return return_to(state, ON_DEMAND, SPOT_A, steps=STEPS, now=after(20 * HOUR), rules=RULES).expected_usd
-
-    assert expected(0) > expected(1) > expected(3) > expected(10)
-    assert expected(10) < 0.3 * expected(0)
+def pause_seconds(state: RunState, *, doubling: bool = False) -> float:
+    asked_again_at = blocks(state, RULES, doubling=doubling)[KEY]
+    return (asked_again_at - outages(state)[KEY].seen_at).total_seconds()
 
 
 def test_an_outage_lasts_from_the_first_refusal_to_the_next_grant() -> None:
@@ -179,22 +43,45 @@ def test_an_outage_lasts_from_the_first_refusal_to_the_next_grant() -> None:
     def known(*events: Event) -> dict[str, Outage]:
         return outages(a_state(a_submit(), *events, every_seconds=10))
 
-    key = SPOT_A.placement.offer.key
     first = Outage(since=after(20), seen_at=after(40), attempt=2, is_quota=False, refusals=2)
-    assert known(*refusals) == {key: first}
-    assert known(*refusals, asked(SPOT_A, attempt=3), AttemptStarted(attempt=3, started_at=after(50))) == {}
-    taken = known(*refusals, *a_life("preempted", attempt=3))[key]
+    assert known(*refusals) == {KEY: first}
+    granted = [asked(SPOT_A, attempt=3), AttemptStarted(attempt=3, started_at=after(50))]
+    assert known(*refusals, *granted) == {}
+    end = [AttemptEnded(attempt=3, outcome="preempted", detail="taken"), AttemptReleased(attempt=3)]
+    taken = known(*refusals, *granted, *end)[KEY]
     assert taken == Outage(since=after(70), seen_at=after(70), attempt=3, is_quota=False, refusals=1)
 
 
-@given(st.floats(0, 100), st.floats(0, 100), st.floats(0, 100))
-def test_the_chance_of_capacity_grows_with_the_time_since_a_refusal(age: float, first: float, more: float) -> None:
-    seen = after(age * HOUR)
-    outage = Outage(since=after(0), seen_at=seen, attempt=1, is_quota=False, refusals=1)
+def test_a_place_that_refused_is_asked_again_after_a_quarter_of_an_hour_or_so() -> None:
+    assert 0.8 * RULES.retry_seconds <= pause_seconds(refused(10)) <= 1.2 * RULES.retry_seconds
 
-    early, late = (outage.chance(seen + timedelta(hours=h)) for h in (first, first + more))
 
-    assert 0 <= early <= late <= 0.64
+def test_a_long_outage_is_asked_about_less_often_than_a_young_one() -> None:
+    """A tenth of its age goes by."""
+    assert pause_seconds(refused(0, 10 * HOUR)) >= 0.8 * HOUR
+    assert pause_hours(0.25, 1.0) == 0.25
+    assert pause_hours(0.25, 10.0) == 1.0
+
+
+def test_who_would_lose_a_machine_by_asking_believes_each_refusal_twice_as_long() -> None:
+    """A second's outage, so that its age adds nothing."""
+    once, thrice = (pause_seconds(refused(*range(1, n + 1)), doubling=True) for n in (1, 3))
+
+    assert thrice >= 4 * once * 0.8 / 1.2
+
+
+def test_a_quota_is_asked_about_every_few_hours() -> None:
+    assert pause_seconds(refused(10, reason="quota")) >= 0.8 * RULES.quota_retry_seconds
+
+
+@given(stated=st.floats(0.01, 10), expected=st.floats(0, 50), taken=st.integers(0, 20))
+def test_what_a_place_shows_outweighs_what_it_states_only_by_and_by(stated: float, expected: float, taken: int) -> None:
+    scale = learned_scale(stated, taken=taken, expected=expected)
+
+    assert learned_scale(stated, taken=0, expected=0.0) == stated
+    assert learned_scale(stated, taken=taken + 1, expected=expected) > scale
+    assert learned_scale(stated, taken=taken, expected=expected + 1) < scale
+    assert min(stated, stated * taken / max(expected, 1e-9)) <= scale * (1 + 1e-9)
 
 
 @given(st.floats(0, 30), st.floats(0.01, 5))
@@ -210,4 +97,4 @@ def test_a_life_is_the_integral_of_its_survival(hours: float, scale: float) -> N
 @given(st.floats(0, 50))
 def test_the_age_of_a_cumulated_hazard_leads_back_to_it(age: float) -> None:
     assert age_at(RETURN_HAZARD, cumulated(RETURN_HAZARD, age)) == pytest.approx(age)
-    assert hazard_at(RETURN_HAZARD, age) >= 0.13
+    assert hazard_at(RETURN_HAZARD, age) >= 0.05
