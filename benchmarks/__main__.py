@@ -1,6 +1,6 @@
 """Print the tables of a benchmark; paste what matters into RESULTS.md with the machine's name and the date.
 
-python -m benchmarks                  start-up and hooks, a minute
+python -m benchmarks                  start-up, hooks and plans, two minutes
 python -m benchmarks checkpoint …     saves beside other libraries; minutes for each size (--help)
 python -m benchmarks recovery LAB     from a preemption to training again, beside SkyPilot's managed jobs (--help)
 python -m benchmarks policy TABLE     what policies cost on public spot traces, beside the optimum (--help)
@@ -12,7 +12,7 @@ import os
 import platform
 import sys
 
-from benchmarks import checkpoint, hooks, policy, recovery, startup
+from benchmarks import checkpoint, hooks, planning, policy, recovery, startup
 
 
 def main(arguments: list[str]) -> None:
@@ -26,7 +26,7 @@ def main(arguments: list[str]) -> None:
     if arguments[:1] == ["policy"]:
         policy.main(arguments[1:])
         return
-    for benchmark in (startup, hooks):
+    for benchmark in (startup, hooks, planning):
         print(f"## {benchmark.__name__.removeprefix('benchmarks.')}\n")
         benchmark.main()
         print()

@@ -124,7 +124,7 @@ def is_allowed(
     if beside:
         lost += beside.place.closing_hours + (PAUSE_HOURS - place.setup_hours if overlaps else 0.0)
         extra += (place.setup_hours + beside.place.closing_hours) * beside.place.usd_per_hour
-    return is_within(look, -math.inf if in_need else lost, extra) and is_paid(look, extra)
+    return is_within(look, look.spare - market.reserve_hours if in_need else lost, extra) and is_paid(look, extra)
 
 
 def is_within(look: Look, lost_hours: float, extra_usd: float) -> bool:

@@ -1,6 +1,7 @@
 """What SkyPilot says about the catalogues in its home: a program, since SkyPilot reads HOME when it is imported.
 
 python sky_answers.py optimize < requests.json      the optimizer's choice for each
+python sky_answers.py seconds < requests.json       how long it takes for each, once it is warm
 python sky_answers.py gcp                           each of Google's GPUs in each zone, with its machine and price
 """
 
@@ -8,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from typing import Any
 
 
@@ -46,6 +48,16 @@ def optimize(requests: list[dict[str, Any]]) -> list[dict[str, Any] | None]:
             }
         )
     return answers
+
+
+def seconds(requests: list[dict[str, Any]]) -> list[float]:
+    optimize(requests[:1])
+    taken = []
+    for request in requests:
+        began = time.perf_counter()
+        optimize([request])
+        taken.append(time.perf_counter() - began)
+    return taken
 
 
 def gcp() -> dict[str, Any]:
@@ -88,6 +100,8 @@ if __name__ == "__main__":
     match sys.argv[1]:
         case "optimize":
             answer = optimize(given)
+        case "seconds":
+            answer = seconds(given)
         case "gcp":
             answer = gcp()
         case "renew":

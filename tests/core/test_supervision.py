@@ -23,12 +23,12 @@ from launcher.core.events import (
 )
 from launcher.core.options import Rules
 from launcher.core.report import bill, forecast
-from launcher.core.rollout import Outlook
 from launcher.core.state import burn_usd_per_hour, job_name, spent_usd, supervisor_usd
 from launcher.core.supervision import Host, Machine, Sign, cheapest, host_beside, supervisor_name
 from launcher.core.takeover import takeover
 from launcher.core.unknown import Unknown
 from tests.builders import RUN, a_placement, a_state, a_submit, after, an_offer, an_option
+from tests.core.futures import a_market, an_outlook, on_demand
 
 SMALL = Machine(instance_type="m6i.large", usd_per_hour=Decimal("0.096"), source="SkyPilot catalogue of 2026-01-05")
 MACHINES = {("aws", "us-east-2"): SMALL}
@@ -159,15 +159,11 @@ def test_the_cap_counts_it() -> None:
 
 
 def test_the_estimate_has_it_as_a_part_of_its_own() -> None:
-    option = an_option(preemptions_per_hour=0.0)
-    outlook = Outlook(
-        steps=1000, throughput_factor80=1.1, idle_seconds=30, closing_seconds=30, elsewhere=(),
-        hours_to_deadline=None, fallback=None, fallback_delay_hours=1, reads=0, checkpoint_gb=1, kept=2,
-        storage_usd_per_gb_month=Decimal(0),
-    )  # fmt: skip
+    market = a_market(on_demand())
+    outlook = an_outlook(throughput_factor80=1.1)
 
-    alone = estimate(option, outlook, ())
-    watched = estimate(option, replace(outlook, supervisor_usd_per_hour=Decimal("0.6")), ())
+    alone = estimate(market.firm[0], market, outlook, ())
+    watched = estimate(market.firm[0], market, replace(outlook, supervisor_usd_per_hour=Decimal("0.6")), ())
 
     assert alone.parts["supervisor"] == 0
     assert watched.parts["supervisor"] == round(Decimal(str(alone.hours.p50 + 1 / 12)) * Decimal("0.6"), 2)

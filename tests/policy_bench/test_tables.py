@@ -44,7 +44,7 @@ def one_cell_each(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("one_cell_each")
 @pytest.mark.parametrize(
-    ("name", "rows", "policies"), [("single", 1 + 1, 5), ("sets", 3, 5), ("regions", 4 + 4, 4), ("h100", 1, 4)]
+    ("name", "rows", "policies"), [("single", 1 + 1, 7), ("sets", 3, 7), ("regions", 4 + 4, 7), ("h100", 1, 7)]
 )
 def test_each_table_has_its_rows_and_nobody_in_it_is_late(
     name: str, rows: int, policies: int, traces: Path, capsys: pytest.CaptureFixture[str]
