@@ -8,7 +8,7 @@ A case is drawn from its number alone. What is claimed of each:
              if capacity that stays keeps its promise, and what may be spent is the money's bound and two closings more
     money    spent ≤ `Market.most_usd`, 1.05 · the fallback alone for all but short runs; where capacity that stays
              keeps one waiting, or prices change, the dearest of it at the dearest prices is what counts: a deadline is
-             met with that if need be
+             met with that if need be; and a second machine that hangs costs until it is given up
     left     what may be spent is overspent by the closing of the run's machines at most
     sense    it ends, no `until` lies in the past, nobody is asked twice at a look; told again it is the same story
 """
@@ -149,13 +149,22 @@ def is_feasible(case: Case) -> bool:
 def most_usd(case: Case) -> float:
     """By the fallback alone, or the dearest that may have to stand in for it."""
     if not case.market_later and all(case.habits[p.key].nature is Nature.STEADY for p in case.market.firm):
-        return case.market.most_usd
+        return case.market.most_usd + hung_usd(case)
     bounds = []
     for market in (case.market, case.market_later or case.market):
         costs = [cost for p in market.firm if (cost := p.usd_to_finish(market.steps)) < math.inf]
         alone = market.fallback.usd_to_finish(market.steps) if market.fallback else 0.0
         bounds.append(market.most_usd + market.max_cost_ratio * (max(costs) - alone))
-    return max(bounds)
+    return max(bounds) + hung_usd(case)
+
+
+def hung_usd(case: Case) -> float:
+    """Of a second machine that never gets ready beside a first that works: decisions do not see it."""
+    if not case.market.hands_over or all(habit.nature is not Nature.HANGING for habit in case.habits.values()):
+        return 0.0
+    markets = (case.market, case.market_later or case.market)
+    hung = [p for m in markets for p in m.places if case.habits[p.key].nature is Nature.HANGING]
+    return case.give_up_hours * max(p.usd_per_hour for p in hung)
 
 
 def kept_usd(case: Case) -> float:

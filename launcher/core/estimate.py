@@ -24,6 +24,7 @@ from launcher.core.weather import Drawn, Record, Recorded, Weather, habits
 from launcher.core.workload import StepTime
 
 NUM_FUTURES = 101  # odd: the median is one of them
+NUM_FIRM_FUTURES = 49  # of capacity that stays: only the step time differs, in even quantiles
 SEED = 20240416
 MOST_ENDLESS = 0.1  # of the futures: else the 90 % quantile is unknown
 CENT = Decimal("0.01")
@@ -92,6 +93,7 @@ def estimate(
     their keys. Unknown is what comes to no end in more than one future of ten.
     """
     option = place.option
+    count = count if place.is_spot else min(count, NUM_FIRM_FUTURES)
     futures = _futures(place, market, outlook, history or {}, count)
     if len(futures) < count:
         return Unknown(f"it comes to no end in more than {MOST_ENDLESS:.0%} of its futures")

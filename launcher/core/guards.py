@@ -157,11 +157,17 @@ def may_be_late(look: Look, here: Holding) -> bool:
     place, market = here.place, look.market
     if place.is_spot:
         return True
+    return look.spare >= 0 and _ends_at(look, here) > min(market.deadline, place.ends_at)
+
+
+def _ends_at(look: Look, here: Holding) -> float:
+    """When all is done on capacity that stays, if that is not left."""
+    place, steps = here.place, max(0.0, look.run.steps - here.ahead)
     begins_at = look.now if here.trains else max(look.now, here.since + place.setup_hours)
-    ends_at = begins_at + place.finish_hours(max(0.0, look.run.steps - here.ahead)) - place.setup_hours
-    if ends_at > here.since + place.lease_hours:
-        ends_at += place.useful_hours
-    return look.spare >= 0 and ends_at > min(market.deadline, place.ends_at)
+    free = max(0.0, here.since + place.lease_hours - place.closing_hours - begins_at)
+    if steps * place.step_hours <= free:
+        return begins_at + steps * place.step_hours + place.durable_hours
+    return begins_at + free + place.closing_hours + place.finish_hours(steps - free / place.step_hours)
 
 
 def guarded_until(look: Look, here: Holding) -> float:

@@ -207,8 +207,8 @@ def _surest(look: Look) -> Action:
         return Launch(firm[0], "no spot that is worth its risk" if look.market.tiers else "capacity that stays")
     is_lost = not 0 <= look.spare < math.inf
     in_need = look.market.hands_over and look.spare < look.market.reserve_hours + look.market.poll_hours
-    places = look.market.places
-    free = [p for p in places if (is_free(look, p) if is_lost else may_start(look, p, in_need=in_need))]
+    fleeting = [p for p in look.market.places if is_lost or p.is_spot or p.closes_at < math.inf]
+    free = [p for p in fleeting if (is_free(look, p) if is_lost else may_start(look, p, in_need=in_need))]
     rest = min(free, key=lambda p: (p.is_spot, look.market.hourly_usd(p), p.key), default=None)
     return Launch(rest, "all that has capacity") if rest else _wait(look, "no place has capacity")
 
@@ -297,7 +297,7 @@ def _may_wait(look: Look, closing_hours: float) -> bool:
     market = look.market
     if market.is_urgent or look.spare <= market.reserve_hours + market.poll_hours + closing_hours + _HAIR:
         return False
-    return any(is_allowed(look, place) for place in market.spot)
+    return any(p.usable_hours(look.now) >= p.useful_hours and is_allowed(look, p) for p in market.spot)
 
 
 def _wait(look: Look, why: str) -> Wait:

@@ -151,7 +151,7 @@ def test_going_on_at_a_dearer_place_is_in_the_estimate() -> None:
     assert dear.cost_usd.p50 > Decimal("1.2") * cheap.cost_usd.p50
 
 
-NOISE = Decimal("1.02")  # of 151 futures, whose decisions and so their skies differ a little
+NOISE = Decimal("1.02")  # of 101 futures, whose decisions and so their skies differ a little
 
 
 def test_more_slack_never_makes_it_dearer() -> None:
