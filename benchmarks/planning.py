@@ -47,15 +47,20 @@ def main() -> None:
         zones = _written(Path(home), num_types=1, num_zones=NUM_ZONES)
         label = f"{NUM_FUTURES:,} futures of {WORK_HOURS} h over {NUM_ZONES} places"
         print(f"| {label} | {_least(_futures(zones)):.2f} |", flush=True)
-    for num_types, told in ((len(GPUS) * len(COUNTS), "of 20 kinds of machine"), (1, "all of the kind asked for")):
-        with tempfile.TemporaryDirectory() as home:
-            offers = _written(Path(home), num_types=num_types, num_zones=NUM_OFFERS // 2 // num_types)
-            label = f"`plan()` on {len(offers):,} offers, {told}"
-            print(f"| {label} | {_least(lambda offers=offers: _plan(offers)):.2f} |", flush=True)
-            if find_spec("sky") is not None:
-                asked = {"gpus": ["H100"], "count": 8, "nodes": 1, "use_spot": True, "regions": ["aws"]}
-                seconds = ask_skypilot(Path(home), "seconds", [asked] * REPEATS)
-                print(f"| SkyPilot's optimizer on the same | {min(seconds):.2f} |", flush=True)
+    with tempfile.TemporaryDirectory() as home:
+        _print_plan(_written(Path(home), num_types=1, num_zones=NUM_OFFERS // 2), "all of the kind asked for")
+    with tempfile.TemporaryDirectory() as home:
+        num_types = len(GPUS) * len(COUNTS)
+        offers = _written(Path(home), num_types=num_types, num_zones=NUM_OFFERS // 2 // num_types)
+        _print_plan(offers, f"of {num_types} kinds of machine")
+        if find_spec("sky") is not None:
+            asked = {"gpus": ["H100"], "count": 8, "nodes": 1, "use_spot": True, "regions": ["aws"]}
+            seconds = ask_skypilot(Path(home), "seconds", [asked] * REPEATS)
+            print(f"| SkyPilot's optimizer on the same | {min(seconds):.2f} |", flush=True)
+
+
+def _print_plan(offers: Sequence[Offer], told: str) -> None:
+    print(f"| `plan()` on {len(offers):,} offers, {told} | {_least(lambda: _plan(offers)):.2f} |", flush=True)
 
 
 def _least(ask: Callable[[], object]) -> float:

@@ -7,8 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-from launcher.supervisor import Supervisor
-from tests.sim import Sim
+from tests.sim import Remembering, Sim
 
 When = Literal["before", "after"]
 MOST_CALLS = 5_000
@@ -66,7 +65,7 @@ def supervise_through(sim: Sim, deaths: Deaths, *, down_seconds: float) -> int:
     """Supervise to the end, starting again `down_seconds` after each death; how many deaths there were."""
     for died in range(len(deaths.at) + 1):
         try:
-            sim.supervisor(deaths.wrap).supervise()
+            sim.supervisor(deaths.wrap, kind=Remembering).supervise()
         except Killed:
             sim.clock.sleep(down_seconds)
         else:
@@ -104,8 +103,7 @@ class Rivals:
 
         try:
             self._wait_for(me)
-            supervisor: Supervisor = sim.supervisor(lambda name, port: Wrapped(name, port, call))
-            supervisor.supervise()
+            sim.supervisor(lambda name, port: Wrapped(name, port, call), kind=Remembering).supervise()
         except BaseException as error:
             self.errors.append(error)
         finally:

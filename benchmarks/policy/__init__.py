@@ -1,11 +1,13 @@
 """What policies cost on public traces of spot availability, beside the least that a run could have cost there.
 
     python -m benchmarks policy single|sets|regions|h100 [--traces FOLDER] [--sample N] [--policies …] [--cap 1.05]
+    python -m benchmarks policy calibration [--traces FOLDER] [--half first|second|both]
     python -m benchmarks policy fuzz [--cases N] [--processes N] [--seed N] [--tell CASE]
 
 single: one zone, 12 cells of slack and launch. sets: the means of these for each set of traces. regions: several zones
 at one price. h100: six zones at list prices, with egress. The traces stay where they are: SPOTLAUNCH_TRACES names them.
-fuzz: adversarial markets, made to break the guards (`adversary.py`).
+calibration: estimates beside what runs then cost (`calibration.py`). fuzz: adversarial markets, made to break the
+guards (`adversary.py`).
 """
 
 from __future__ import annotations
@@ -15,7 +17,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from statistics import mean
 
-from benchmarks.policy import adversary
+from benchmarks.policy import adversary, calibration
 from benchmarks.policy.baselines import Greedy, OnDemand, Rule, UniformProgress, UniformProgressWithoutHysteresis
 from benchmarks.policy.cells import Contender, Result, measure
 from benchmarks.policy.guards import Guard
@@ -36,6 +38,9 @@ BASELINES: dict[str, MakePolicy] = {
 def main(options: Sequence[str]) -> None:
     if options[:1] == ["fuzz"]:
         adversary.main(options[1:])
+        return
+    if options[:1] == ["calibration"]:
+        calibration.main(options[1:])
         return
     parser = argparse.ArgumentParser(prog="python -m benchmarks policy")
     parser.add_argument("table", choices=TABLES)

@@ -6,9 +6,9 @@ A case is drawn from its number alone. What is claimed of each:
 
     time     where the fallback alone would have met the deadline: the last save is durable then, whatever spot does,
              if capacity that stays keeps its promise, and what may be spent is the money's bound and two closings more
-    money    spent ≤ `Market.most_usd`, 1.05 · the fallback alone for all but short runs; where capacity that stays
-             keeps one waiting, or prices change, the dearest of it at the dearest prices is what counts: a deadline is
-             met with that if need be; and a second machine that hangs costs until it is given up
+    money    spent ≤ `Market.most_usd`, 1.05 · the fallback alone for all but short runs; where the fallback keeps one
+             waiting, or nobody may wait, or prices change, the dearest capacity that stays at the dearest prices is
+             what counts: a deadline is met with that if need be. A second machine that hangs costs until it is given up
     left     what may be spent is overspent by the closing of the run's machines at most
     sense    it ends, no `until` lies in the past, nobody is asked twice at a look; told again it is the same story
 """
@@ -148,7 +148,8 @@ def is_feasible(case: Case) -> bool:
 
 def most_usd(case: Case) -> float:
     """By the fallback alone, or the dearest that may have to stand in for it."""
-    if not case.market_later and all(case.habits[p.key].nature is Nature.STEADY for p in case.market.firm):
+    is_steady = all(case.habits[p.key].nature is Nature.STEADY for p in case.market.firm)
+    if is_steady and not case.market_later and not case.market.is_urgent:
         return case.market.most_usd + hung_usd(case)
     bounds = []
     for market in (case.market, case.market_later or case.market):

@@ -2,13 +2,16 @@
 
 The estimate is the one that `launch plan` shows: futures of the same `decide`, in places that come and go as hazards
 say, or, with a history, half of them as the last 14 days of the trace before the start say. What it cost is what the
-simulator says of `decide` in the window. Constants were chosen by the windows of the trace's first half; judge by those
-of the second.
+simulator says of `decide` in the window. The one constant that is fitted, `weather.FRAILTY`, was chosen on the traces of
+2022 (--set aws-10-26-2022); judge by those of 2023.
+
+    python -m benchmarks policy calibration [--traces FOLDER] [--set NAME] [--half first|second|both] [--processes N]
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import argparse
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
 from decimal import Decimal
@@ -16,14 +19,14 @@ from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 from statistics import mean
-from typing import Literal
+from typing import Literal, get_args
 
 from benchmarks.policy.cells import named
 from benchmarks.policy.simulator import simulate
 from benchmarks.policy.subject import Subject
 from benchmarks.policy.tables import REGIONS, V100, WORK_HOURS
 from benchmarks.policy.terms import Sights, Terms, equal_prices
-from benchmarks.policy.traces import TICKS_PER_HOUR, Zone, read_sets
+from benchmarks.policy.traces import TICKS_PER_HOUR, NoTraces, Zone, read_sets, traces_folder
 from launcher.core.estimate import Estimate, estimate
 from launcher.core.market import Market, Place
 from launcher.core.rollout import Outlook
@@ -33,11 +36,10 @@ Half = Literal["first", "second", "both"]
 HISTORY_HOURS = 14 * 24
 SPOT_RATIO, LAUNCH_MINUTES = 0.3, 12
 SLACKS = (0.05, 0.15, 0.30, 0.60)
-ROOMY = (0.15, 0.30, 0.60)
+ROOMY = (0.15, 0.30)
 LONGEST_TICKS = round(WORK_HOURS * (1 + max(SLACKS)) * TICKS_PER_HOUR)
-NUM_WINDOWS = 72  # of each cell
-NUM_FUTURES = 101
 UNSAVED_HOURS = 1e-3  # the simulator's preemptions take no progress
+WAYS = ("price × hours", "hazards alone", "14 days of history")
 OUTLOOK = Outlook(
     throughput_factor80=1.0,
     idle_seconds=0.0,
@@ -54,7 +56,8 @@ OUTLOOK = Outlook(
 class Cell:
     label: str
     slack: float
-    markets: tuple[tuple[str, ...], ...] | None  # parts of zones' names; every zone alone: None
+    zones: tuple[str, ...] | None  # parts of their names; every zone of the set alone: None
+    num_windows: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,16 +77,30 @@ class Found:
 
 
 CELLS = (
-    *(Cell(label="one zone", slack=slack, markets=None) for slack in SLACKS),
-    *(Cell(label=name, slack=slack, markets=(REGIONS[name],)) for name in ("3 regions", "all 9") for slack in ROOMY),
+    *(Cell(label="one zone", slack=slack, zones=None, num_windows=54) for slack in SLACKS),
+    *(
+        Cell(label=name, slack=slack, zones=REGIONS[name], num_windows=30)
+        for name in ("3 regions", "all 9")
+        for slack in ROOMY
+    ),
 )
 
 
-def main(folder: Path, *, half: Half, processes: int, windows: int = NUM_WINDOWS) -> None:
-    found = judge(folder, half=half, processes=processes, windows=windows)
-    print(
-        f"### calibration: 48 h on AWS V100 2023, the {half} half of the starts; d 12 min, spot at 0.3 of on-demand\n"
-    )
+def main(options: Sequence[str]) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks policy calibration")
+    parser.add_argument("--traces", type=Path, help="folder with spot_availability.json; else SPOTLAUNCH_TRACES")
+    parser.add_argument("--set", default=V100, help="of the traces; one zone each where it is not %(default)s")
+    parser.add_argument("--half", choices=get_args(Half), default="both", help="of the starts")
+    parser.add_argument("--processes", type=int, default=1)
+    asked = parser.parse_args(options)
+    try:
+        folder = traces_folder(asked.traces)
+    except NoTraces as absent:
+        print(absent)
+        return
+    cells = [cell for cell in CELLS if cell.zones is None or asked.set == V100]
+    found = judge(cells, folder, set_name=asked.set, half=asked.half, processes=asked.processes)
+    print(f"### calibration: 48 h on {asked.set}, {asked.half} of the halves; d 12 min, spot at 0.3 of on-demand\n")
     print(
         "bias: mean p50 ÷ mean cost − 1 · off: mean of cost ÷ p50 − 1 · inside: of p10–p90 · width: of p10–p90 to p50\n"
     )
@@ -91,18 +108,18 @@ def main(folder: Path, *, half: Half, processes: int, windows: int = NUM_WINDOWS
     print(f"| {' | '.join(columns)} |\n|{'---|' * len(columns)}")
     for one in found:
         for way, judged in one.by.items():
-            print(f"| {' | '.join((*_cells(one, judged), way, *_figures(judged)))} |")
+            print(f"| {' | '.join((*_labels(one, judged), way, *_figures(judged)))} |")
     print(flush=True)
 
 
-def judge(folder: Path, *, half: Half, processes: int, windows: int) -> list[Found]:
+def judge(cells: Sequence[Cell], folder: Path, *, set_name: str, half: Half, processes: int) -> list[Found]:
     """Every cell, each in one process."""
-    ask = partial(_judge, folder=folder, half=half, windows=windows)
+    ask = partial(_judge, folder=folder, set_name=set_name, half=half)
     if processes == 1:
-        return [ask(cell) for cell in CELLS]
+        return [ask(cell) for cell in cells]
     # spawned: the parent may have loaded torch, whose threads do not survive a fork
     with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-        return list(pool.map(ask, CELLS))
+        return list(pool.map(ask, cells))
 
 
 def bias(judged: Sequence[Judged]) -> float:
@@ -114,7 +131,7 @@ def inside(judged: Sequence[Judged]) -> float:
     return mean(one.p10 <= one.cost <= one.p90 for one in judged)
 
 
-def _cells(one: Found, judged: Sequence[Judged]) -> tuple[str, ...]:
+def _labels(one: Found, judged: Sequence[Judged]) -> tuple[str, ...]:
     share = mean(each.cost for each in judged) / (WORK_HOURS + LAUNCH_MINUTES / 60)
     return one.cell.label, f"{one.cell.slack:.0%}", str(len(judged)), f"{share:.3f}"
 
@@ -133,13 +150,13 @@ def _figures(judged: Sequence[Judged]) -> tuple[str, ...]:
     )
 
 
-def _judge(cell: Cell, *, folder: Path, half: Half, windows: int) -> Found:
-    zones = read_sets(folder)[V100]
-    markets = [[one] for one in zones] if cell.markets is None else [named(zones, names) for names in cell.markets]
-    by: dict[str, list[Judged]] = {"price × hours": [], "hazards alone": [], "14 days of history": []}
+def _judge(cell: Cell, *, folder: Path, set_name: str, half: Half) -> Found:
+    zones = read_sets(folder)[set_name]
+    markets = [[one] for one in zones] if cell.zones is None else [named(zones, cell.zones)]
+    by: dict[str, list[Judged]] = {way: [] for way in WAYS}
     for market in markets:
-        for start in _starts(market, half, windows // len(markets)):
-            for way, judged in _window(market, start, cell.slack).items():
+        for start in _starts(market, half, cell.num_windows // len(markets)):
+            for way, judged in zip(WAYS, _window(market, start, cell.slack), strict=True):
                 by[way].append(judged)
     return Found(cell=cell, by=by)
 
@@ -148,26 +165,27 @@ def _starts(zones: Sequence[Zone], half: Half, count: int) -> list[int]:
     """Evenly spread; a window of the first half ends before the second half begins."""
     first, last = HISTORY_HOURS * TICKS_PER_HOUR, min(one.ticks for one in zones) - LONGEST_TICKS
     middle = (first + last + LONGEST_TICKS) // 2
-    begin, end = (middle if half == "second" else first), (middle - LONGEST_TICKS if half == "first" else last)
+    begin = middle if half == "second" else first
+    end = middle - LONGEST_TICKS if half == "first" else last
     return [begin + (end - begin) * number // max(1, count - 1) for number in range(count)]
 
 
-def _window(zones: Sequence[Zone], start: int, slack: float) -> dict[str, Judged]:
+def _window(zones: Sequence[Zone], start: int, slack: float) -> Iterator[Judged]:
+    """In the order of `WAYS`."""
     asked = equal_prices(
         zones, work_hours=WORK_HOURS, slack=slack, launch_minutes=LAUNCH_MINUTES, spot_ratio=SPOT_RATIO
     )
     terms = replace(asked, sights=Sights.ATTEMPTS)
-    cost = round(simulate(Subject()(terms), zones, start, terms).cost, 2)  # estimates are to the cent
+    cost = round(simulate(Subject()(terms), zones, start, terms).cost, 2)  # as estimates, to the cent
     naive = SPOT_RATIO * WORK_HOURS
-    judged = {"price × hours": Judged(naive, naive, naive, cost)}
+    yield Judged(naive, naive, naive, cost)
     market = _market(terms)
     history = {place.key: record(zone, start) for place, zone in zip(market.places, zones, strict=False)}
-    for way, known in (("hazards alone", None), ("14 days of history", history)):
-        found = estimate(market.tiers[0][0], market, OUTLOOK, (), history=known, count=NUM_FUTURES)
+    for known in (None, history):
+        found = estimate(market.tiers[0][0], market, OUTLOOK, (), history=known)
         assert isinstance(found, Estimate)
         usd = found.cost_usd
-        judged[way] = Judged(float(usd.p10), float(usd.p50), float(usd.p90), cost)
-    return judged
+        yield Judged(float(usd.p10), float(usd.p50), float(usd.p90), cost)
 
 
 def _market(terms: Terms) -> Market:

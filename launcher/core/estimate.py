@@ -55,6 +55,10 @@ class UsdInterval:
     p50: Decimal
     p90: Decimal
 
+    @property
+    def width(self) -> Decimal:
+        return self.p90 - self.p10
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Estimate:

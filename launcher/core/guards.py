@@ -64,13 +64,15 @@ class Look(NamedTuple):
 
 def look_at(run: Standing, market: Market, now: float) -> Look:
     most_usd = (market.most_usd if run.in_all is None else market.most_usd_for(run.in_all)) + HAIR
-    havens = tuple(
-        (spare, run.spent + place.usd_to_finish(run.steps))
+    ways = [
+        (spare, run.spent + place.usd_to_finish(run.steps), place.opens_at <= now)
         for place in market.havens
         if affordable(run, place) and (spare := spare_hours(place, run.steps, market, now)) is not None
-    )
-    least_usd = min((usd for spare, usd in havens if spare >= market.reserve_hours), default=math.inf)
-    spare = max((spare for spare, usd in havens if usd <= max(most_usd, least_usd)), default=math.inf)
+    ]
+    least_usd = min((usd for spare, usd, _ in ways if spare >= market.reserve_hours), default=math.inf)
+    spare = max((spare for spare, usd, _ in ways if usd <= max(most_usd, least_usd)), default=math.inf)
+    is_open = any(opened for *_, opened in ways)  # then nothing is risked on a price that may come too late
+    havens = tuple((spare, usd) for spare, usd, opened in ways if opened or not is_open)
     ahead = min(run.here.ahead, run.steps) * market.unit_hours if run.here else 0.0
     usable = spare + ahead - market.reserve_hours - market.sag_hours + market.changeover_hours
     slack = max(0.0, min(usable, market.deadline - now))
@@ -136,6 +138,8 @@ def is_within(look: Look, lost_hours: float, extra_usd: float) -> bool:
 def is_paid(look: Look, extra_usd: float) -> bool:
     """The run can be finished on the fallback even so; or the money is too short for that in any case."""
     run, rest = look.run, rest_usd(look)
+    if look.market.fallback is None:
+        return True
     if run.here is None or run.here.place.is_spot:
         return not rest <= run.left < rest + extra_usd
     stay = max(0.0, run.steps - run.here.ahead) * run.here.place.step_hours * run.here.place.usd_per_hour
@@ -211,15 +215,20 @@ def _wasted_at(look: Look, here: Holding) -> float:
 
 
 def surest_first(look: Look) -> list[Place]:
-    """Firm places to be asked now: those surely in time, the cheapest first; without any, the soonest first."""
-    found: list[tuple[float, float, str, Place]] = []
+    """Firm places to be asked now: those surely in time, the cheapest first; without any, the soonest first.
+
+    A dearer one than the money allows is none of them while a cheaper one, that refused, is surely in time.
+    """
+    found: list[tuple[float, bool, float, str, Place]] = []
     for place in look.market.firm:
         spare = spare_hours(place, look.run.steps, look.market, look.now)
         if spare is not None:
             usd = place.usd_to_finish(look.run.steps) + look.market.move_usd(look.run.homes, place)
-            found.append((max(0.0, _due_hours(look, place) - spare - HAIR), usd, place.key, place))
-    ways = sorted(found, key=lambda way: way[:3])
-    return [place for late, *_, place in ways if (late == 0 or ways[0][0] > 0) and is_free(look, place)]
+            late = max(0.0, _due_hours(look, place) - spare - HAIR)
+            is_over = not look.market.is_urgent and look.run.spent + usd > look.most_usd
+            found.append((late, is_over, usd, place.key, place))
+    ways = sorted(found, key=lambda way: way[:4])
+    return [way[-1] for way in ways if (way[:2] == ways[0][:2] or ways[0][0] > 0) and is_free(look, way[-1])]
 
 
 def _due_hours(look: Look, place: Place) -> float:

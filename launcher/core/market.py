@@ -53,14 +53,14 @@ class Place:
     lease_hours: float
 
     def finish_hours(self, steps: float) -> float:
-        """Set-up, steps with their saves, and a last one; a close and another set-up as often as the lease demands."""
-        work = steps * self.step_hours
-        hours = self.setup_hours + work + self.durable_hours
-        if hours - self.durable_hours + self.closing_hours <= self.lease_hours:
-            return hours
-        around = self.setup_hours + self.closing_hours
-        free = self.lease_hours - around
-        return hours + (math.ceil(work / free) - 1) * around if free > 0 else math.inf
+        """Set-up, steps with their saves, and a last one; a close and another set-up for each further start."""
+        hours = self.setup_hours + steps * self.step_hours + self.durable_hours
+        return hours if self.lease_hours == math.inf else hours + (self._starts(steps) - 1) * self.useful_hours
+
+    def _starts(self, steps: float) -> float:
+        """As many as the lease demands: before it is over, each ends with a close."""
+        work, free = steps * self.step_hours, self.lease_hours - self.useful_hours
+        return max(1, math.ceil(work / free)) if free > 0 else math.inf
 
     @property
     def ends_at(self) -> float:
@@ -68,7 +68,11 @@ class Place:
         return self.closes_at - self.closing_hours
 
     def usd_to_finish(self, steps: float) -> float:
-        return self.finish_hours(steps) * self.usd_per_hour + self.arrival_usd
+        hours = self.finish_hours(steps)
+        if hours == math.inf:
+            return hours
+        starts = 1 if self.lease_hours == math.inf else self._starts(steps)
+        return hours * self.usd_per_hour + starts * self.arrival_usd
 
     def usable_hours(self, now: float) -> float:
         """How long an attempt could last that begins now; 0: it is closed, or not open yet."""
@@ -116,7 +120,7 @@ class Market:
     def fallback(self) -> Place | None:
         """The cheapest that can do the whole run, before the deadline if there is one that can."""
         ends = [(p, max(0.0, p.opens_at) + p.finish_hours(self.steps)) for p in self.firm]
-        able = [(p, at) for p, at in ends if at <= p.ends_at]
+        able = [(p, at) for p, at in ends if at <= p.ends_at and at < math.inf]
         in_time = (p for p, at in able if at + self.reserve_hours <= self.deadline)
         return next(in_time, able[0][0] if able else None)
 

@@ -28,7 +28,7 @@ from launcher.core.workload import Measured
 UNASKED_EGRESS_USD = Decimal(25)  # as much as --yes serves without asking
 UNASKED_EGRESS_SHARE = Decimal("0.2")  # of the whole: more of it than that is a decision of its own
 NUM_SPOT = 5  # spot places whose estimates are worked out
-NOISE = Decimal("1.05")  # of medians of so many futures, whose decisions part after the first machine
+NOISE = Decimal("0.25")  # of a range: medians of a hundred futures differ by as much by luck alone
 WAITS_FOR_SPOT = 4.0  # without a deadline: this many fallback delays on top of twice the work
 
 
@@ -291,10 +291,11 @@ def _ordered(found: Sequence[Estimate], terms: Terms) -> list[Estimate]:
     def usd(one: Estimate) -> Decimal:
         return one.marginal_usd if terms.rank_reserved_by == "marginal" else one.cost_usd.p50
 
-    least = min((usd(one) for one in found if one.option.capacity is Capacity.SPOT), default=Decimal(0))
+    best = min((one for one in found if one.option.capacity is Capacity.SPOT), key=usd, default=None)
+    least, alike = (usd(best), usd(best) + NOISE * best.cost_usd.width) if best else (Decimal(0), Decimal(0))
 
     def key(one: Estimate) -> tuple[Decimal, float, str]:
-        if one.option.capacity is Capacity.SPOT and usd(one) <= NOISE * least:
+        if one.option.capacity is Capacity.SPOT and usd(one) <= alike:
             return least, one.option.effective_usd_per_step, one.placement.offer.key
         return usd(one), one.hours.p50, one.placement.offer.key
 

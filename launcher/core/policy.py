@@ -100,6 +100,9 @@ def decide(run: Standing, market: Market, now: float) -> Action:
         return _to_fallback(look, here)
     if not here.trains:
         return Keep(guarded_until(look, here))
+    if not here.place.is_spot and (place := _cheaper_firm(look, here)):
+        why = "capacity that stays is so much cheaper there that the change pays"
+        return HandOver(place, why, overlaps=True) if market.hands_over else Leave(why)
     if market.fallback is None or not market.tiers or market.tier_of.get(here.place.key) == 0:
         return _cheaper_spot(look, here)
     return _off_the_dear(look, here)
@@ -155,6 +158,22 @@ def _asked_again_at(look: Look, place: Place) -> float:
     return math.inf if look.market.has_feed else 2 * known.again_at - known.since
 
 
+def _cheaper_firm(look: Look, here: Holding) -> Place | None:
+    """From capacity that stays to other such: a reservation has opened, or a price has risen."""
+    if len(look.market.firm) < 2:
+        return None
+    place, market, steps = here.place, look.market, max(0.0, look.run.steps - here.ahead)
+    stay = (1.0 - MOVE_GAIN) * steps * place.step_hours * place.usd_per_hour
+    for other in surest_first(look):
+        beside = (other.setup_hours if market.hands_over else place.setup_hours) + place.closing_hours
+        change = beside * place.usd_per_hour + market.move_usd(look.run.homes, other)
+        lost_hours = 0.0 if market.hands_over else place.closing_hours + other.useful_hours
+        is_in_time = look.spare >= market.reserve_hours + lost_hours
+        if other is not place and is_in_time and other.usd_to_finish(steps) + change < stay:
+            return other
+    return None
+
+
 def _off_the_dear(look: Look, here: Holding) -> Action:
     """On the fallback, or on dearer spot: cheaper spot beside it, or a wait for it, where that is expected to pay."""
     market, sight = look.market, _sight(look)
@@ -207,8 +226,8 @@ def _surest(look: Look) -> Action:
         return Launch(firm[0], "no spot that is worth its risk" if look.market.tiers else "capacity that stays")
     is_lost = not 0 <= look.spare < math.inf
     in_need = look.market.hands_over and look.spare < look.market.reserve_hours + look.market.poll_hours
-    fleeting = [p for p in look.market.places if is_lost or p.is_spot or p.closes_at < math.inf]
-    free = [p for p in fleeting if (is_free(look, p) if is_lost else may_start(look, p, in_need=in_need))]
+    places = look.market.places if is_lost else look.market.spot
+    free = [p for p in places if (is_free(look, p) if is_lost else may_start(look, p, in_need=in_need))]
     rest = min(free, key=lambda p: (p.is_spot, look.market.hourly_usd(p), p.key), default=None)
     return Launch(rest, "all that has capacity") if rest else _wait(look, "no place has capacity")
 

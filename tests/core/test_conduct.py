@@ -46,10 +46,11 @@ from launcher.core.spec import RunSpec
 from tests.builders import a_placement, a_spec, a_state, a_submit, after, an_offer, an_option, reading
 
 RULES = Rules()
-SPOT_A = an_option(a_placement(an_offer(zone="a"), usd_per_hour="6"))
-SPOT_B = an_option(a_placement(an_offer(zone="b"), usd_per_hour="7"))
-RESERVED = an_option(a_placement(an_offer(zone="a", capacity=Capacity.RESERVED), usd_per_hour="14"))
-ON_DEMAND = an_option(a_placement(an_offer(zone="a", capacity=Capacity.ON_DEMAND), usd_per_hour="20"))
+PACE = {"save_seconds": 0.0, "durable_seconds": 5.0, "interval_seconds": 600.0}  # saves run beside the training
+SPOT_A = an_option(a_placement(an_offer(zone="a"), usd_per_hour="6"), **PACE)
+SPOT_B = an_option(a_placement(an_offer(zone="b"), usd_per_hour="7"), **PACE)
+RESERVED = an_option(a_placement(an_offer(zone="a", capacity=Capacity.RESERVED), usd_per_hour="14"), **PACE)
+ON_DEMAND = an_option(a_placement(an_offer(zone="a", capacity=Capacity.ON_DEMAND), usd_per_hour="20"), **PACE)
 EVERYWHERE = (ON_DEMAND, SPOT_B, SPOT_A, RESERVED)
 WORK_SECONDS = 60 + 1000 * 10 + 5  # set-up, steps and a save of the default run, anywhere
 CLOSING_SECONDS = closing_seconds(RULES, 5, 0)

@@ -235,11 +235,29 @@ def test_where_nothing_else_has_capacity_any_machine_does_once_the_deadline_is_l
     assert to(decide(run, market, at_spare(market, run, -0.1))) == "dear"
 
 
-def test_a_reservation_that_is_not_open_yet_is_no_place_to_go_to() -> None:
-    market = a_market(firm("od"), firm("held", 2.0, opens_at=3.0), advice=Advice())
+def test_a_reservation_that_opens_later_is_waited_for_where_starting_at_once_would_be_much_dearer() -> None:
+    places = firm("od"), firm("cheap", 2.0, opens_at=3.0)
 
-    assert to(decide(a_run(), market, 0.0)) == "od"
-    assert to(decide(a_run(), market, 3.0)) == "held"
+    wait = decide(a_run(), a_market(*places), 2.9)
+
+    assert isinstance(wait, Wait)
+    assert wait.until == 3.0
+    assert to(decide(a_run(), a_market(*places), 3.0)) == "cheap"
+    assert to(decide(a_run(), a_market(*places, is_urgent=True), 0.0)) == "od"
+    assert to(decide(a_run(), a_market(places[0], firm("alike", 9.8, opens_at=3.0)), 0.0)) == "od"
+
+
+def test_capacity_that_stays_is_left_for_other_such_where_that_pays_for_the_change() -> None:
+    places = firm("od"), firm("held", 2.0, opens_at=3.0)
+    run = a_run(here=on(places[0]))
+
+    over, leave, keep = (decide(run, a_market(*places, hands_over=over), at) for over, at in ((1, 3), (0, 3), (1, 2)))
+
+    assert isinstance(over, HandOver)
+    assert (over.place.key, over.overlaps) == ("held", True)
+    assert isinstance(leave, Leave)
+    assert isinstance(keep, Keep)
+    assert isinstance(decide(run._replace(steps=20.0), a_market(*places), 3.0), Keep)
 
 
 def test_capacity_that_closes_is_used_as_spot_is() -> None:

@@ -29,7 +29,6 @@ def a_place(zone: str = "a", *, hazard: float = STATED) -> Place:
 def unfrail(monkeypatch: pytest.MonkeyPatch) -> None:
     """All places alike, so that hazards can be read off."""
     monkeypatch.setattr("launcher.core.weather.FRAILTY", 0.0)
-    monkeypatch.setattr("launcher.core.weather.KNOWN_FRAILTY", 0.0)
 
 
 def spells(sky: Weather, place: Place, *, until: float) -> list[tuple[bool, float, float]]:
