@@ -276,7 +276,7 @@ def a_drawn_world(rng: Random, *drawn: Fate, firm: Fate, **fields: Any) -> Sim:
     places = [replace(place, setup_seconds=setup_seconds) for place in (SPOT, SPOT_B, ON_DEMAND)]
     least = places[-1].seconds_to_finish(work.steps) + changeover_seconds(RULES)
     terms = {"cost": {"max_chase": rng.choice((1.05, 2.0))}, "priority": rng.choice(("normal", "urgent"))}
-    hours = least / HOUR + rng.choice((0.0, rng.uniform(0, 4)))
+    hours = least / HOUR + rng.choice((0.0, *[rng.uniform(0.5, 4)] * 5))
     fate = by_capacity(*drawn, firm=firm)
     sim = a_world(fate, places=places, work=work, terms=terms, hours_to_deadline=hours, **fields)
     sim.appears = {place.placement.offer.key: rng.choice((0.0, 3000.0)) for place in places[:2]}
@@ -291,7 +291,7 @@ def moves_of(state: RunState) -> list[Capacity]:
 def test_no_deadline_is_lost_by_a_handover() -> None:
     """One that an immediate fallback would keep, as long as it runs within its stated delay."""
     moves: Counter[Capacity] = Counter()
-    for seed in range(70):
+    for seed in range(50):
         rng = Random(seed)
         fates = [a_fate(rng) for _ in range(rng.randint(0, 12))]
         sim = a_drawn_world(rng, *fates, firm=replace(STARTS_LATE, obeys=rng.choice((True, False))))
@@ -302,13 +302,13 @@ def test_no_deadline_is_lost_by_a_handover() -> None:
         assert trained_at(sim) <= state.submitted.deadline_at, seed  # type: ignore[operator]  # an instant
         check_that_one_trains(sim)
         moves.update(moves_of(state))
-    assert min(moves[capacity] for capacity in SPOT_FIRST) >= 10
+    assert min(moves[capacity] for capacity in SPOT_FIRST) >= 5
 
 
 def test_two_machines_never_spend_more_than_was_approved() -> None:
     moves: Counter[Capacity] = Counter()
     given_up = 0
-    for seed in range(100):
+    for seed in range(60):
         rng = Random(seed)
         fates = [a_fate(rng) for _ in range(rng.randint(0, 12))]
         firm = replace(rng.choice((STARTS_LATE, STARTS_LATE, a_fate(rng))), refusal=None, life_seconds=INFINITY)
@@ -323,7 +323,6 @@ def test_two_machines_never_spend_more_than_was_approved() -> None:
         moves.update(moves_of(state))
         given_up += any(a.relieves and a.end_cause == "cap" for a in state.attempts)
     assert (given_up, min(moves[capacity] for capacity in SPOT_FIRST)) >= (1, 1)
-    print(given_up, moves)
 
 
 @pytest.mark.parametrize("release", [0.0, RULES.release_seconds])

@@ -8,7 +8,8 @@ A case is drawn from its number alone. What is claimed of each:
              if capacity that stays keeps its promise, and what may be spent is the money's bound and two closings more
     money    spent ≤ `Market.most_usd`, 1.05 · the fallback alone for all but short runs; where the fallback keeps one
              waiting, or nobody may wait, or prices change, the dearest capacity that stays at the dearest prices is
-             what counts: a deadline is met with that if need be. A second machine that hangs costs until it is given up
+             what counts, and a close: a deadline is met with that if need be. A second machine that hangs costs until
+             it is given up
     left     what may be spent is overspent by the closing of the run's machines at most
     sense    it ends, no `until` lies in the past, nobody is asked twice at a look; told again it is the same story
 """
@@ -151,12 +152,12 @@ def most_usd(case: Case) -> float:
     is_steady = all(case.habits[p.key].nature is Nature.STEADY for p in case.market.firm)
     if is_steady and not case.market_later and not case.market.is_urgent:
         return case.market.most_usd + hung_usd(case)
-    bounds = []
-    for market in (case.market, case.market_later or case.market):
+    bounds, markets = [], (case.market, case.market_later or case.market)
+    for market in markets:
         costs = [cost for p in market.firm if (cost := p.usd_to_finish(market.steps)) < math.inf]
         alone = market.fallback.usd_to_finish(market.steps) if market.fallback else 0.0
         bounds.append(market.most_usd + market.max_cost_ratio * (max(costs) - alone))
-    return max(bounds) + hung_usd(case)
+    return max(bounds) + hung_usd(case) + max(p.closing_hours * p.usd_per_hour for p in markets[-1].places)
 
 
 def hung_usd(case: Case) -> float:

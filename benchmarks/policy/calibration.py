@@ -2,8 +2,8 @@
 
 The estimate is the one that `launch plan` shows: futures of the same `decide`, in places that come and go as hazards
 say, or, with a history, half of them as the last 14 days of the trace before the start say. What it cost is what the
-simulator says of `decide` in the window. The one constant that is fitted, `weather.FRAILTY`, was chosen on the traces of
-2022 (--set aws-10-26-2022); judge by those of 2023.
+simulator says of `decide` in the window. The one constant that is fitted, `weather.FRAILTY`, was chosen on the traces
+of 2022 (--set aws-10-26-2022); judge by those of 2023.
 
     python -m benchmarks policy calibration [--traces FOLDER] [--set NAME] [--half first|second|both] [--processes N]
 """

@@ -13,7 +13,7 @@ import math
 from datetime import datetime, timedelta
 from decimal import Decimal
 
-from launcher.core import policy
+from launcher.core import guards, policy
 from launcher.core.actions import AskToEnd, Judge, Keep, Launch, Wait
 from launcher.core.offers import Capacity
 from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds
@@ -80,10 +80,13 @@ def given_up(view: View, trainer: Attempt, incoming: Attempt) -> Judge | None:
     return None
 
 
-def is_due(view: View, live: Attempt) -> bool:
+def is_due(view: View) -> bool:
     """Whether the rest must go to the fallback now, lest the deadline be missed."""
-    needed = changeover_seconds(view.rules) + view.closing_seconds(live)
-    return view.slack_seconds < needed and _may_end_late(view, live)
+    if not view.affordable:
+        return False
+    places = market(view)
+    run = standing(view, places)
+    return run.here is not None and guards.is_due(guards.look_at(run, places, view.hours), run.here)
 
 
 def must_end_first(view: View, live: Attempt) -> bool:
@@ -122,18 +125,6 @@ def _fallbacks(view: View, live: Attempt) -> list[Option]:
     """Other places to which the rest can be left."""
     places = [o for o in view.affordable if _key(o) != live.placement.offer.key and o.is_open(view.now, view.rules)]
     return [o for o in places if view.spare_seconds(o) is not None]
-
-
-def _may_end_late(view: View, live: Attempt) -> bool:
-    """Spot may always. Capacity that stays does where the work outlasts it, and the fallback would not be late too."""
-    offer, deadline_at, here = live.placement.offer, view.state.submitted.deadline_at, view.here(live)
-    if offer.capacity is Capacity.SPOT:
-        return True
-    pace = live.step_seconds or (here.step_seconds if here else 0.0)
-    saving_share = here.saving_share if here else 0.0
-    work_seconds = view.steps_from(max(live.step, view.state.committed_step)) * pace * (1.0 + saving_share)
-    ends_at = view.now + timedelta(seconds=work_seconds + view.state.submitted.pace.closing_save_seconds)
-    return view.slack_seconds >= 0 and ends_at > min(deadline_at, offer.closes_at or deadline_at)
 
 
 def _in_vain(view: View) -> dict[str, datetime]:

@@ -143,7 +143,7 @@ def _end_cause(view: View, live: Attempt) -> tuple[EndCause, str] | None:
     closes_at = _closes_at(live)
     if closes_at is not None and closes_at - view.now < timedelta(seconds=closing):
         return "place_closes", f"{live.placement.offer.where} closes on {closes_at:%Y-%m-%d %H:%M} UTC"
-    if state.incoming is None and is_due(view, live) and must_end_first(view, live):
+    if state.incoming is None and is_due(view) and must_end_first(view, live):
         return "fallback", f"only {max(0.0, view.slack_seconds) / 3600:.1f} h of slack are left before the deadline"
     return None
 

@@ -193,16 +193,10 @@ def wastes(look: Look, here: Holding) -> str | None:
     place = here.place
     if not place.is_spot or look.market.fallback is None or look.spare < 0:
         return None
-    if not here.trains:
-        return "it is not ready, and uses up what the fallback leaves" if _is_wasted(look, here) else None
-    stay = look.run.steps * place.step_hours * place.usd_per_hour
-    return (
-        "the fallback is cheaper by now" if stay > rest_usd(look) + place.closing_hours * place.usd_per_hour else None
-    )
-
-
-def _is_wasted(look: Look, here: Holding) -> bool:
-    return _wasted_at(look, here) <= look.now + 10 * HAIR
+    if (look.run.steps * place.step_hours - place.closing_hours) * place.usd_per_hour > rest_usd(look):
+        return "the fallback is cheaper by now"
+    is_wasted = _wasted_at(look, here) <= look.now + 10 * HAIR
+    return "it is not ready, and uses up what the fallback leaves" if is_wasted else None
 
 
 def _wasted_at(look: Look, here: Holding) -> float:

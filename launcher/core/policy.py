@@ -226,7 +226,7 @@ def _surest(look: Look) -> Action:
         return Launch(firm[0], "no spot that is worth its risk" if look.market.tiers else "capacity that stays")
     is_lost = not 0 <= look.spare < math.inf
     in_need = look.market.hands_over and look.spare < look.market.reserve_hours + look.market.poll_hours
-    places = look.market.places if is_lost else look.market.spot
+    places = look.market.places if is_lost else [p for p in look.market.spot if p.is_spot]
     free = [p for p in places if (is_free(look, p) if is_lost else may_start(look, p, in_need=in_need))]
     rest = min(free, key=lambda p: (p.is_spot, look.market.hourly_usd(p), p.key), default=None)
     return Launch(rest, "all that has capacity") if rest else _wait(look, "no place has capacity")

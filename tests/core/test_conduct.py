@@ -167,7 +167,7 @@ BARELY = {"approved_usd": "12.00"}  # 5 minutes of spot are spent; two machines 
 
 @pytest.mark.parametrize(("spare", "ends"), [(1, False), (-1, True)])
 def test_spot_is_asked_to_end_first_where_two_machines_cannot_be_paid(spare: float, ends: bool) -> None:
-    slack = changeover_seconds(RULES) + CLOSING_SECONDS + spare
+    slack = changeover_seconds(RULES) + closing_seconds(RULES, 5, 10) + TWO_LOOKS + spare
 
     action = decided(*training(), options=[SPOT_A, ON_DEMAND], **BARELY, **a_deadline(slack))
 

@@ -161,13 +161,14 @@ def test_a_run_that_may_spend_little_ends_before_it_spends_more() -> None:
     assert story.spent - story.closing_usd <= 20.0
 
 
-def test_prices_that_treble_raise_the_bound_and_not_more() -> None:
+def test_prices_that_treble_raise_the_bound_and_what_a_close_costs() -> None:
     case = a_run(Habit(Nature.STEADY))
     dearer = replace(case.market, places=tuple(adversary._priced(p, 3.0) for p in case.market.places))
 
     changed = case._replace(market_later=dearer, later_at=1.0)
 
-    assert most_usd(changed) == pytest.approx(3 * most_usd(case))
+    closing_usd = 0.14 * 3 * 10.0
+    assert most_usd(changed) == pytest.approx(3 * most_usd(case) + closing_usd)
     assert told(changed).spent > told(case).spent
 
 
