@@ -1,7 +1,7 @@
 """What SkyPilot says about the catalogues in its home: a program, since SkyPilot reads HOME when it is imported.
 
 python sky_answers.py optimize < requests.json      the optimizer's choice for each
-python sky_answers.py seconds < requests.json       how long it takes for each, once it is warm
+python sky_answers.py seconds < requests.json       CPU seconds that it takes for each, once it is warm
 python sky_answers.py gcp                           each of Google's GPUs in each zone, with its machine and price
 """
 
@@ -54,9 +54,9 @@ def seconds(requests: list[dict[str, Any]]) -> list[float]:
     optimize(requests[:1])
     taken = []
     for request in requests:
-        began = time.perf_counter()
+        began = time.process_time()
         optimize([request])
-        taken.append(time.perf_counter() - began)
+        taken.append(time.process_time() - began)
     return taken
 
 
