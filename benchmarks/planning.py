@@ -1,6 +1,7 @@
 """How long an estimate and a plan take: futures on one core, and markets of 50,000 offers beside SkyPilot's optimizer.
 
-Both read the same catalogue in SkyPilot's own format. Reading it is not counted, nor a first call that warms up; CPU time, for machines are shared.
+Both read the same catalogue in SkyPilot's own format. Reading it is not counted, nor a first call that warms up. CPU
+time, for machines are shared.
 """
 
 from __future__ import annotations

@@ -174,7 +174,6 @@ def submit(
 
 def _submitted(wiring: Wiring, draft: Draft, chosen: Estimate, approved_usd: Decimal) -> Any:
     spec, made, measured = draft.spec, draft.plan, draft.plan.measured
-    steps = {e.placement.offer.gpu: e.option.step_seconds for e in made.ranked}
 
     def event(run_id: str) -> RunSubmitted:
         run_uri = wiring.run_uri(spec, run_id, chosen.placement.offer)
@@ -186,7 +185,7 @@ def _submitted(wiring: Wiring, draft: Draft, chosen: Estimate, approved_usd: Dec
             approved_usd=approved_usd,
             promise=_promise(chosen),
             pace=Pace(
-                step_seconds=steps,
+                step_seconds=dict(made.step_seconds),
                 setup_seconds=setup_seconds(spec, measured)[0],
                 save_seconds=save_seconds(spec, measured)[0],
                 durable_seconds=durable_seconds(spec, measured),

@@ -272,11 +272,11 @@ def a_drawn_world(rng: Random, *drawn: Fate, firm: Fate, **fields: Any) -> Sim:
     An immediate fallback keeps the deadline.
     """
     setup_seconds = rng.choice((WORK.setup_seconds, SETUP_SECONDS))
-    work = replace(WORK, steps=200, setup_seconds=setup_seconds, every_steps=rng.choice((15, 15, 60)))
+    work = replace(WORK, steps=200, setup_seconds=setup_seconds, every_steps=rng.choice((15, 60)))
     places = [replace(place, setup_seconds=setup_seconds) for place in (SPOT, SPOT_B, ON_DEMAND)]
     least = places[-1].seconds_to_finish(work.steps) + changeover_seconds(RULES)
     terms = {"cost": {"max_chase": rng.choice((1.05, 2.0))}, "priority": rng.choice(("normal", "urgent"))}
-    hours = least / HOUR + rng.choice((0.0, *[rng.uniform(0.5, 4)] * 5))
+    hours = least / HOUR + rng.choice((0.0, *[rng.uniform(0.5, 2.5)] * 5))
     fate = by_capacity(*drawn, firm=firm)
     sim = a_world(fate, places=places, work=work, terms=terms, hours_to_deadline=hours, **fields)
     sim.appears = {place.placement.offer.key: rng.choice((0.0, 3000.0)) for place in places[:2]}

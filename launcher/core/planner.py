@@ -60,6 +60,7 @@ class Plan:
     ranked: tuple[Estimate, ...]
     refused: tuple[Refusal, ...]
     num_dearer: int  # places that fit, and would cost more than those in `ranked` and `refused`
+    step_seconds: Mapping[str, float]  # by GPU type, of all places that fit
     ladder: tuple[Rung, ...]
     deadline_at: datetime
     deadline_assumed: bool
@@ -94,6 +95,7 @@ def plan(spec: RunSpec, book: Book, measured: Measured, *, now: datetime, rules:
             ranked=(),
             refused=tuple(refused),
             num_dearer=0,
+            step_seconds={},
             ladder=(),
             deadline_at=now,
             deadline_assumed=spec.deadline is None,
@@ -113,6 +115,7 @@ def plan(spec: RunSpec, book: Book, measured: Measured, *, now: datetime, rules:
         ranked=tuple(by_cost),
         refused=(*refused, *closed.values(), *beyond),
         num_dearer=len(begun) - len(found),
+        step_seconds={c.option.placement.offer.gpu: c.option.step_seconds for c in candidates},
         ladder=tuple(_ladder(spec, by_cost, deadline_at, rules)),
         deadline_at=deadline_at,
         deadline_assumed=spec.deadline is None,

@@ -10,7 +10,7 @@ from launcher.core.offers import Capacity
 from launcher.core.options import Rules
 from launcher.core.state import Attempt, RunState
 
-OUTAGE_SHARE = 0.1  # of an outage's age, that go by between two asks
+OUTAGE_SHARE, LONGEST_PAUSE_HOURS = 0.1, 1.0  # of an outage's age, that goes by between two asks, and the most of it
 PRIOR_EVENTS = 2.0  # preemptions, that weigh as much as what a place states of itself
 
 
@@ -61,7 +61,7 @@ def blocks(state: RunState, rules: Rules, *, doubling: bool = False) -> dict[str
 
 def pause_hours(retry_hours: float, outage_hours: float) -> float:
     """Until a place is asked again: an old outage is not over within minutes, so it is asked about more seldom."""
-    return max(retry_hours, OUTAGE_SHARE * outage_hours)
+    return max(retry_hours, min(LONGEST_PAUSE_HOURS, OUTAGE_SHARE * outage_hours))
 
 
 def jitter(state: RunState, attempt: int) -> float:

@@ -180,8 +180,8 @@ def test_a_checkpoint_moves_from_its_newest_home_unless_it_is_there_already() ->
     market = a_market(moves={("x", "y"): 2.0, ("z", "y"): 5.0})
     there = spot(home="y")
 
-    costs = [market.move_usd(homes, there) for homes in ((), ("x",), ("z", "x"), ("x", "z"), ("x", "y"), ("w",))]
-    assert costs == [0.0, 2.0, 2.0, 5.0, 0.0, 0.0]
+    ways = ((), ("x",), ("z", "x"), ("x", "z"), ("y", "x"), ("w",))
+    assert [market.move_usd(homes, there) for homes in ways] == [0.0, 2.0, 2.0, 5.0, 0.0, 0.0]
 
 
 def test_a_changeover_takes_what_the_cheapest_spot_needs_on_average() -> None:

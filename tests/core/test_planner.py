@@ -179,6 +179,19 @@ def test_of_the_embedded_book_the_best_real_places_are_worked_out_and_the_others
     assert all(r.reason for r in made.refused)
 
 
+def test_the_pace_of_a_gpu_type_is_known_though_all_its_places_are_among_the_dearer_ones() -> None:
+    cheap = [an_offer(zone=str(n), list_usd_per_hour=Decimal(4)) for n in range(NUM_SPOT + 1)]
+    dear = an_offer(zone="x", gpu="A100-80GB", list_usd_per_hour=Decimal(9))
+    speeds = {"H100": 10.0, "A100-80GB": 20.0}
+
+    made = planned(
+        *cheap, dear, on_demand(), gpus={"H100": 8, "A100-80GB": 8}, workload={"steps": 1000, "step_seconds": speeds}
+    )
+
+    assert "A100-80GB" not in {e.placement.offer.gpu for e in made.ranked}
+    assert made.step_seconds == speeds
+
+
 def test_every_offer_is_ranked_refused_or_counted() -> None:
     offers = [an_offer(zone=str(n), list_usd_per_hour=Decimal(4 + n)) for n in range(40)]
 

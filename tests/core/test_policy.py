@@ -211,14 +211,24 @@ def test_the_cheapest_fallback_that_is_surely_in_time_is_taken() -> None:
 
 
 def test_a_fallback_that_refused_is_waited_for_where_the_others_might_come_too_late() -> None:
-    market = a_market(firm("od"), firm("slow", 11.0, step_hours=0.0109))
-    now = at_spare(market, a_run(), 1.0)
+    market = a_market(firm("od"), firm("slow", 11.0, step_hours=0.0101))
+    run = a_run()
+    now = at_spare(market, run, 0.9)
 
-    # it was refused a moment ago and is due in an hour; the other one has not so much slack
-    run = a_run(seen={"od": down(since=now - 0.1, again_at=now + 0.1)})
+    # it refused a while ago and is owed capacity within the hour; the other one, asked now, might come too late
+    refused = a_run(seen={"od": down(since=now - 0.2, again_at=now + 0.1)})
 
-    assert isinstance(decide(run, market, now), Wait)
-    assert to(decide(run, market, now + 0.1)) == "od"
+    assert isinstance(decide(refused, market, now), Wait)
+    assert to(decide(refused, market, now + 0.1)) == "od"
+    assert to(decide(a_run(seen={"od": down(since=now, again_at=now + 0.1)}), market, now)) == "slow"
+
+
+def test_a_price_that_may_come_too_late_is_no_reason_to_risk_money() -> None:
+    market = a_market(spot("a"), firm("od"), firm("held", 0.5, opens_at=9.5), advice=Advice(down="fallback"))
+    run = a_run(steps=800.0, spent=25.0)
+
+    assert to(decide(run, market, 2.0)) == "od"
+    assert to(decide(run._replace(spent=20.0), market, 2.0)) == "a"
 
 
 def test_a_deadline_that_is_lost_is_followed_by_the_least_delay() -> None:
@@ -310,6 +320,13 @@ def test_the_guard_of_the_time_is_due_with_a_close_and_the_fallbacks_delay_left(
     else:
         assert isinstance(action, Keep)
         assert action.until > edge + hours
+
+
+def test_capacity_that_the_money_does_not_allow_gives_no_slack() -> None:
+    market = a_market(spot(), firm("od"), firm("fast", 40.0, step_hours=0.005), advice=Advice())
+    run = a_run(here=on(market.places[0]))
+
+    assert to(decide(run, market, at_spare(market, run, market.reserve_hours))) == "od"
 
 
 def due(market: Market, **fields: Any) -> Action:

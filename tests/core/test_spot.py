@@ -60,7 +60,8 @@ def test_a_long_outage_is_asked_about_less_often_than_a_young_one() -> None:
     """A tenth of its age goes by."""
     assert pause_seconds(refused(0, 10 * HOUR)) >= 0.8 * HOUR
     assert pause_hours(0.25, 1.0) == 0.25
-    assert pause_hours(0.25, 10.0) == 1.0
+    assert pause_hours(0.25, 5.0) == 0.5
+    assert pause_hours(0.25, 100.0) == 1.0  # and never more than an hour
 
 
 def test_who_would_lose_a_machine_by_asking_believes_each_refusal_twice_as_long() -> None:
