@@ -24,6 +24,7 @@ from launcher.core.guards import (
     is_within,
     look_at,
     may_start,
+    spare_hours,
     surest_first,
     wastes,
 )
@@ -167,8 +168,8 @@ def _cheaper_firm(look: Look, here: Holding) -> Place | None:
     for other in surest_first(look):
         beside = (other.setup_hours if market.hands_over else place.setup_hours) + place.closing_hours
         change = beside * place.usd_per_hour + market.move_usd(look.run.homes, other)
-        lost_hours = 0.0 if market.hands_over else place.closing_hours + other.useful_hours
-        is_in_time = look.spare >= market.reserve_hours + lost_hours
+        spare = spare_hours(other, look.run.steps, market, look.now) or 0.0
+        is_in_time = market.hands_over or spare >= market.reserve_hours + place.closing_hours + other.useful_hours
         if other is not place and is_in_time and other.usd_to_finish(steps) + change < stay:
             return other
     return None

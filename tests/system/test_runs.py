@@ -371,7 +371,7 @@ def test_a_market_takes_the_machine_twice_and_the_loss_is_the_undisturbed_one(
     lab: Lab, undisturbed: Undisturbed
 ) -> None:
     (lab.folder / "market.yaml").write_text(MARKET.format(first="14 min", second="28 min"))
-    lab.write(steps=300, pause=0.1, every=20, more="market: {file: market.yaml, time_scale: 60}")
+    lab.write(steps=300, pause=0.1, every=20, more="mode: [spot]\nmarket: {file: market.yaml, time_scale: 60}")
     text = (lab.folder / "train.yaml").read_text().replace("CPU: 1", "H100: 8").replace("CPU: 0.11", "H100: 7 s")
     (lab.folder / "train.yaml").write_text(text.replace("setup_seconds: 3", "setup_seconds: 4 min"))
 
