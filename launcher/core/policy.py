@@ -24,7 +24,6 @@ from launcher.core.guards import (
     is_within,
     look_at,
     may_start,
-    spare_hours,
     surest_first,
     wastes,
 )
@@ -102,8 +101,7 @@ def decide(run: Standing, market: Market, now: float) -> Action:
     if not here.trains:
         return Keep(guarded_until(look, here))
     if not here.place.is_spot and (place := _cheaper_firm(look, here)):
-        why = "capacity that stays is so much cheaper there that the change pays"
-        return HandOver(place, why, overlaps=True) if market.hands_over else Leave(why)
+        return HandOver(place, "capacity that stays is so much cheaper there that the change pays", overlaps=True)
     if market.fallback is None or not market.tiers or market.tier_of.get(here.place.key) == 0:
         return _cheaper_spot(look, here)
     return _off_the_dear(look, here)
@@ -161,16 +159,14 @@ def _asked_again_at(look: Look, place: Place) -> float:
 
 def _cheaper_firm(look: Look, here: Holding) -> Place | None:
     """From capacity that stays to other such: a reservation has opened, or a price has risen."""
-    if len(look.market.firm) < 2:
-        return None
     place, market, steps = here.place, look.market, max(0.0, look.run.steps - here.ahead)
+    if not market.hands_over or len(market.firm) < 2 or look.spare < market.reserve_hours:
+        return None
     stay = (1.0 - MOVE_GAIN) * steps * place.step_hours * place.usd_per_hour
     for other in surest_first(look):
-        beside = (other.setup_hours if market.hands_over else place.setup_hours) + place.closing_hours
-        change = beside * place.usd_per_hour + market.move_usd(look.run.homes, other)
-        spare = spare_hours(other, look.run.steps, market, look.now) or 0.0
-        is_in_time = market.hands_over or spare >= market.reserve_hours + place.closing_hours + other.useful_hours
-        if other is not place and is_in_time and other.usd_to_finish(steps) + change < stay:
+        both = (other.setup_hours + place.closing_hours) * place.usd_per_hour
+        usd = other.usd_to_finish(steps) + both + market.move_usd(look.run.homes, other)
+        if other is not place and usd < stay:
             return other
     return None
 

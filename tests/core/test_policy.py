@@ -257,17 +257,17 @@ def test_a_reservation_that_opens_later_is_waited_for_where_starting_at_once_wou
     assert to(decide(a_run(), a_market(places[0], firm("alike", 9.8, opens_at=3.0)), 0.0)) == "od"
 
 
-def test_capacity_that_stays_is_left_for_other_such_where_that_pays_for_the_change() -> None:
+def test_capacity_that_stays_is_handed_over_to_other_such_where_that_pays_for_the_change() -> None:
     places = firm("od"), firm("held", 2.0, opens_at=3.0)
-    run = a_run(here=on(places[0]))
+    market, run = a_market(*places), a_run(here=on(places[0]))
 
-    over, leave, keep = (decide(run, a_market(*places, hands_over=over), at) for over, at in ((1, 3), (0, 3), (1, 2)))
+    over = decide(run, market, 3.0)
 
     assert isinstance(over, HandOver)
     assert (over.place.key, over.overlaps) == ("held", True)
-    assert isinstance(leave, Leave)
-    assert isinstance(keep, Keep)
-    assert isinstance(decide(run._replace(steps=20.0), a_market(*places), 3.0), Keep)
+    assert isinstance(decide(run, market, 2.9), Keep)
+    assert isinstance(decide(run._replace(steps=20.0), market, 3.0), Keep)
+    assert isinstance(decide(run, a_market(*places, hands_over=False), 3.0), Keep)
 
 
 def test_capacity_that_closes_is_used_as_spot_is() -> None:
