@@ -353,6 +353,7 @@ def test_a_plan_is_made_with_what_the_buckets_say_and_asks_them_once(tmp_path: P
     settings = Settings(state_folder=tmp_path / "state", catalogs=tmp_path / "catalogs", runs_uri=f"{s3}/runs")
     (tmp_path / "train.yaml").write_text(
         "{name: digits, run: echo, gpus: {H100: 8}, workload: {steps: 100, step_seconds: {H100: 10}}, "
+        "regions: [us-east-1, us-central1, us-east4, us-east5], "
         f'data: {{uri: "{s3}/tokens"}}}}\n'
     )
 
