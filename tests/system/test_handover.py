@@ -11,7 +11,7 @@ from tests.system.test_runs import bill_adds_up
 
 pytestmark = pytest.mark.system
 
-STEPS = 300
+STEPS = 200
 MARKET = """\
 places:
   - provider: aws
@@ -25,16 +25,16 @@ places:
     available: [[0 s, 10 h]]
     notice: {via: ec2, seconds: 120}
 """
-# 20 minutes of steps as promised, more than 30 in truth: spot may begin, and its slack is short when that is measured
-TERMS = "deadline: 55 min\nmarket: {file: market.yaml, time_scale: 60}"
+# 5 minutes of steps as promised, 11 and more in truth: spot may begin, and its slack is gone when that is measured
+TERMS = "deadline: 19 min\nmarket: {file: market.yaml, time_scale: 20}"
 
 
 def test_a_run_whose_slack_is_used_up_is_handed_over_to_the_fallback_and_ends_at_the_undisturbed_loss(
     lab: Lab, undisturbed: Callable[[int], str]
 ) -> None:
     (lab.folder / "market.yaml").write_text(MARKET)
-    lab.write(steps=STEPS, pause=0.1, every=60, more=TERMS)
-    text = (lab.folder / "train.yaml").read_text().replace("CPU: 1", "H100: 8").replace("CPU: 0.11", "H100: 4 s")
+    lab.write(steps=STEPS, pause=0.15, every=20, more=TERMS)
+    text = (lab.folder / "train.yaml").read_text().replace("CPU: 1", "H100: 8").replace("CPU: 0.16", "H100: 1.5 s")
     (lab.folder / "train.yaml").write_text(text.replace("setup_seconds: 3", "setup_seconds: 4 min"))
 
     done = lab.launch("train.yaml", "--approve", "200")
