@@ -194,6 +194,7 @@ def _submitted(wiring: Wiring, draft: Draft, chosen: Estimate, approved_usd: Dec
             ),
             deadline_at=made.deadline_at,
             deadline_assumed=made.deadline_assumed,
+            begins_at=chosen.placement.offer.key,
             submitted_by=getpass.getuser(),
             version=__version__,
             storage_usd_per_gb_hour=storage / HOURS_PER_MONTH,

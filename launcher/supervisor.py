@@ -28,6 +28,7 @@ from launcher.core.events import (
     HandedOver,
     PriceChanged,
     RunFinished,
+    RunWaits,
 )
 from launcher.core.observe import Patience, has_fled, observe
 from launcher.core.options import Option, Rules
@@ -131,10 +132,11 @@ class Supervisor:
         return observe(live, phase, lines, now=now, patience=patience, is_ready=is_ready)
 
     def _at_price(self, state: RunState, options: Sequence[Option]) -> RunState:
-        """The state behind a change of what the live attempts' machines cost."""
+        """The state behind a change of what machines cost, those included that are not released yet."""
         now = {o.placement.offer.key: o.placement for o in options}
-        live = [(a, now.get(a.placement.offer.key, a.placement)) for a in state.attempts if a.is_live and a.started_at]
-        changed = [(a, current) for a, current in live if current.usd_per_hour != a.placement.usd_per_hour]
+        billed = [a for a in state.attempts if a.is_open and a.started_at and a.gone_at is None]
+        priced = [(a, now.get(a.placement.offer.key, a.placement)) for a in billed]
+        changed = [(a, current) for a, current in priced if current.usd_per_hour != a.placement.usd_per_hour]
         events = [PriceChanged(attempt=a.number, placement=current) for a, current in changed]
         return self._record(state, *events) if events else state
 
@@ -161,7 +163,8 @@ class Supervisor:
             case Finish():
                 self._record(state, RunFinished(outcome=action.outcome, detail=action.detail))
             case Wait():
-                log.info("waiting", extra={"run": self.run_id, "why": action.why})
+                if state.pause is None or state.pause.why != action.why:
+                    self._record(state, RunWaits(why=action.why))
                 return min(action.seconds, 6 * self.rules.poll_seconds)  # a stop is heard within a minute
             case Keep():
                 self._ask_again(state)

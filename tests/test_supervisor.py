@@ -19,12 +19,13 @@ from launcher.core.events import (
     PriceChanged,
     RunFinished,
     RunReopened,
+    RunWaits,
     StopRequested,
 )
 from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
 from launcher.core.options import Option, Rules
-from launcher.core.state import RunState, job_name, spent_usd
+from launcher.core.state import Pause, RunState, job_name, spent_usd
 from launcher.errors import BackendError, InputError, LaunchError, LedgerUnavailable, NoSuchRun, Problem
 from launcher.ports import Clock
 from tests.builders import RUN, a_placement, a_spec, a_submit, after, an_offer, an_option
@@ -510,6 +511,35 @@ def test_a_price_that_changes_is_billed_from_the_poll_that_finds_it() -> None:
     assert len(sim.events(PriceChanged)) == 1
     missed = sim.backend.billed_usd(sim.clock.now()) - spent_usd(state, sim.clock.now())
     assert 0 <= missed <= Decimal(6) * 60 / 3600  # the difference, for one poll
+
+
+def test_a_price_that_rises_before_the_release_is_billed_too() -> None:
+    """The machine is paid for until it is let go, though its training has ended."""
+    key = SPOT_A.placement.offer.key
+    ends_at = 30 + 60 * 10 + 6 * 5
+    sim = a_run(places=[SPOT_A], prices={key: [(0, Decimal(6)), (ends_at + 30, Decimal(12))]}, stop_seconds=600)
+
+    state = sim.supervisor().supervise()
+
+    missed = sim.backend.billed_usd(sim.clock.now()) - spent_usd(state, sim.clock.now())
+    assert len(sim.events(PriceChanged)) == 1
+    assert 0 <= missed <= Decimal(6) * 60 / 3600
+
+
+def test_a_wait_is_told_with_its_reason_once_and_is_over_with_the_next_attempt() -> None:
+    sim = a_run({1: Fate(refusal="quota")}, places=[SPOT_A])
+    supervisor = sim.supervisor()
+    while not sim.events(RunWaits):
+        sim.clock.sleep(supervisor.turn() or 0)
+    for _ in range(5):
+        sim.clock.sleep(supervisor.turn() or 0)
+
+    waiting = sim.state().pause
+    supervisor.supervise()
+
+    assert waiting == Pause(since=after(0), why="no place has capacity")
+    assert sim.events(RunWaits) == [RunWaits(why="no place has capacity")]
+    assert (sim.state().pause, sim.state().outcome) == (None, "succeeded")
 
 
 def test_a_machine_that_comes_after_its_launch_was_given_up_is_never_billed() -> None:

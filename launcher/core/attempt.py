@@ -75,6 +75,7 @@ class Attempt:
     noticed_at: datetime | None = None
     committed_step: int | None = None
     local_step: int | None = None  # committed on the machine's own disk
+    widest_steps: int = 0  # between two commits, or the beginning and the first one
     save_seconds: float = 0.0  # of training that all saves together cost
     num_saves: int = 0
     durable_seconds: float = 0.0  # until they were committed, of those that say so
@@ -202,10 +203,12 @@ def _saved(attempt: Attempt, event: CheckpointCommitted) -> Attempt:
     lost = event.seconds if event.lost_seconds is None else event.lost_seconds
     durable = None if event.local_only else event.durable_seconds
     written = event.bytes if event.written_bytes is None else event.written_bytes
+    before = attempt.first_step if attempt.committed_step is None else attempt.committed_step
     return replace(
         attempt,
         local_step=event.step if event.local_only else attempt.local_step,
         committed_step=attempt.committed_step if event.local_only else event.step,
+        widest_steps=max(attempt.widest_steps, 0 if event.local_only else event.step - before),
         save_seconds=attempt.save_seconds + is_new * lost,
         num_saves=attempt.num_saves + is_new,
         durable_seconds=attempt.durable_seconds + (durable or 0.0),

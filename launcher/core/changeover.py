@@ -17,6 +17,7 @@ from launcher.core import guards, policy
 from launcher.core.actions import AskToEnd, Judge, Keep, Launch, Wait
 from launcher.core.offers import Capacity
 from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds
+from launcher.core.spans import span
 from launcher.core.spot import blocks
 from launcher.core.standing import market, standing
 from launcher.core.state import Attempt
@@ -26,12 +27,26 @@ from launcher.core.view import View
 def first(view: View) -> Launch | Wait:
     """A machine for a run that has none, or a wait for one."""
     now, places = view.hours, market(view)
-    action = policy.decide(standing(view, places), places, now)
+    run = standing(view, places)
+    if agreed := _agreed(view, guards.look_at(run, places, now)):
+        return agreed
+    action = policy.decide(run, places, now)
     if isinstance(action, policy.Wait):
         seconds = (action.until - now) * 3600
         return Wait(seconds=max(view.rules.poll_seconds, seconds), why=action.why)
     assert isinstance(action, policy.Launch)  # there is nothing to keep, to leave or to take over from
     return Launch(option=action.place.option, why=_sentence(view, action.place.option, action.why))
+
+
+def _agreed(view: View, look: guards.Look) -> Launch | None:
+    """The run's first attempt goes where its user was told that it begins, unless a guard bars that by now."""
+    key = view.state.submitted.begins_at
+    place = next((p for p in look.market.places if p.key == key), None)
+    if view.state.attempts or place is None:
+        return None
+    if not (guards.may_start(look, place) if place.is_spot else guards.is_free(look, place)):
+        return None
+    return Launch(option=place.option, why=_sentence(view, place.option, "as planned"))
 
 
 def move(view: View, live: Attempt) -> Launch | AskToEnd | Judge | Keep:
@@ -59,7 +74,7 @@ def move(view: View, live: Attempt) -> Launch | AskToEnd | Judge | Keep:
 def _sentence(view: View, option: Option, why: str) -> str:
     """The decision's reason, its place and price, and what time is left."""
     slack = view.slack_seconds
-    time = "" if math.isinf(slack) else f", {max(0.0, slack) / 3600:.1f} h of slack"
+    time = "" if math.isinf(slack) else f", {span(max(0.0, slack))} of slack"
     return f"{why}: {option.placement.offer.where} at ${option.placement.usd_per_hour:,.2f}/h{time}"
 
 

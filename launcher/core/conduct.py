@@ -35,6 +35,7 @@ from launcher.core.changeover import (
 )
 from launcher.core.events import EndCause
 from launcher.core.options import Option, Rules, changeover_seconds
+from launcher.core.spans import span
 from launcher.core.spot import jitter
 from launcher.core.state import Attempt, RunState
 from launcher.core.view import View
@@ -144,7 +145,7 @@ def _end_cause(view: View, live: Attempt) -> tuple[EndCause, str] | None:
     if closes_at is not None and closes_at - view.now < timedelta(seconds=closing):
         return "place_closes", f"{live.placement.offer.where} closes on {closes_at:%Y-%m-%d %H:%M} UTC"
     if state.incoming is None and is_due(view) and must_end_first(view, live):
-        return "fallback", f"only {max(0.0, view.slack_seconds) / 3600:.1f} h of slack are left before the deadline"
+        return "fallback", f"only {span(max(0.0, view.slack_seconds))} of slack are left before the deadline"
     return None
 
 

@@ -92,6 +92,7 @@ class RunSubmitted(Stored):
     pace: Pace
     deadline_at: datetime
     deadline_assumed: bool  # nobody asked for it; it only bounds the waiting for spot
+    begins_at: str | None = None  # key of the offer that was agreed to; None: an older launcher began anywhere
     submitted_by: str
     version: str
     pricing: str | None = None  # absolute path of the pricing.yaml whose terms hold for this run
@@ -270,6 +271,13 @@ class AttemptReleased(Stored):
     attempt: int
 
 
+class RunWaits(Stored):
+    """There is no machine, on purpose; once for each reason in a row, and until an attempt is requested."""
+
+    kind: Literal["run_waits"] = "run_waits"
+    why: str  # one sentence
+
+
 class RunFinished(Stored):
     kind: Literal["run_finished"] = "run_finished"
     outcome: RunOutcome
@@ -296,6 +304,7 @@ Event = (
     | EndRequested
     | AttemptEnded
     | AttemptReleased
+    | RunWaits
     | RunFinished
 )
 

@@ -4,10 +4,15 @@ A price that is in force replaces an older listed one. A rate of preemptions is 
 
     Azure   chance P of an eviction within the next hour, by size and region, in steps of 5 % (Microsoft Learn, "Use
             Azure Spot Virtual Machines"): λ = −ln(1 − P) per hour, P the middle of its step, of "20+" the lower end
-    GCP     share of the Spot VMs stopped in a day that were preempted (Compute Engine docs, "View the preemption rate
-            and pricing for Spot VMs"): says nothing per hour while nobody knows how long they ran; it is only shown
+    GCP     how long most machines will run before a preemption: 1, 10 or 60 minutes at least (Compute Engine docs,
+            "View the availability of Spot VMs"). Half of them outlive the mean of that and the next longer one; of 60
+            minutes nothing follows that the traces do not say as well. The share of the Spot VMs stopped in a day that
+            were preempted says nothing per hour while nobody knows how long they ran; it is only shown
     AWS     the Spot Instance Advisor's share of a month is of all instances, most of them short: it would promise
-            years to machines that traces see die within hours, and is not asked for. The placement score is only shown
+            years to machines that traces see die within hours, and is not asked for
+
+Whether a request would succeed now is said by GCP's obtainability, of which 0.3 and less is unlikely (same page), and
+by AWS's placement score, which ranks zones against each other. Who is unlikely is asked last (`Offer.is_scarce`).
 """
 
 from __future__ import annotations
@@ -20,11 +25,15 @@ from datetime import datetime
 from decimal import Decimal
 from functools import cache
 
-from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR, LIFE_HAZARD, lived_hours
+from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR, LIFE_HAZARD, cumulated, lived_hours
 from launcher.core.offers import Capacity, Offer
+from launcher.core.spans import span
 
 Place = tuple[str, str, str | None, str]
 """Provider, region, zone (None: the whole region), instance type."""
+
+UNLIKELY = 0.3  # obtainability
+UPTIMES_SECONDS = (60.0, 600.0, 3600.0)  # that GCP tells apart
 
 EvictedPercent = tuple[int, int | None]
 """Of machines within an hour: from, to (None: no upper end is stated)."""
@@ -41,6 +50,9 @@ class Signal:
     evicted_percent: EvictedPercent | None = None
     preempted_share: float | None = None  # of the machines that stopped
     placement_score: int | None = None  # 1 to 10: how likely a request succeeds
+    obtainability: float | None = None  # 0 to 1: the same
+    uptime_seconds: float | None = None  # that most machines run before a preemption, at least
+    is_scarce: bool = False  # a request would hardly succeed, as far as this says
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,8 +66,9 @@ class Heard:
 def with_signals(offers: Iterable[Offer], heard: Heard) -> tuple[Offer, ...]:
     """Spot offers as of now, as far as anything was heard of their places; the others as they are."""
     known: dict[Place, list[Signal]] = defaultdict(list)
+    best_score = max((signal.placement_score or 0 for signal in heard.signals), default=0)
     for signal in heard.signals:
-        known[signal.place].append(signal)
+        known[signal.place].append(replace(signal, is_scarce=_is_scarce(signal, best_score)))
     return tuple(_updated(offer, known, heard.silent) if is_asked_for(offer) else offer for offer in offers)
 
 
@@ -98,7 +111,29 @@ def _with(offer: Offer, signal: Signal) -> Offer:
         offer = replace(offer, list_usd_per_hour=price, as_of=signal.at.date(), source=words)
     elif said:
         offer = replace(offer, source=f"{offer.source}; {', '.join(said)} ({source})")
-    return offer if rate is None else replace(offer, preemptions_per_hour=fresh_preemptions_per_hour(rate))
+    if rate is not None:
+        offer = replace(offer, preemptions_per_hour=fresh_preemptions_per_hour(rate))
+    elif signal.uptime_seconds is not None:
+        offer = replace(offer, preemptions_per_hour=_preemptions_per_hour(signal.uptime_seconds))
+    if signal.obtainability is not None:
+        offer = replace(offer, obtainability=signal.obtainability)
+    return replace(offer, is_scarce=True) if signal.is_scarce else offer
+
+
+def _is_scarce(signal: Signal, best_score: int) -> bool:
+    if signal.obtainability is not None:
+        return signal.obtainability <= UNLIKELY
+    return signal.placement_score is not None and 2 * signal.placement_score <= best_score
+
+
+@cache
+def _preemptions_per_hour(uptime_seconds: float) -> float | None:
+    """Of a fresh machine, of which half live as long as the geometric mean of this uptime and the next longer one."""
+    longer = next((seconds for seconds in UPTIMES_SECONDS if seconds > uptime_seconds), None)
+    if longer is None:
+        return None
+    hours = math.sqrt(max(1.0, uptime_seconds) * longer) / 3600
+    return FRESH_PREEMPTIONS_PER_HOUR * math.log(2) / cumulated(LIFE_HAZARD, hours)
 
 
 def _said(signal: Signal) -> Iterable[str]:
@@ -109,3 +144,7 @@ def _said(signal: Signal) -> Iterable[str]:
         yield f"{signal.preempted_share:.0%} of the machines that stopped in a day were preempted"
     if signal.placement_score is not None:
         yield f"placement score {signal.placement_score} of 10"
+    if signal.obtainability is not None:
+        yield f"a request succeeds with a chance of {signal.obtainability:.0%}"
+    if signal.uptime_seconds is not None:
+        yield f"most machines run for {span(signal.uptime_seconds)} or longer"

@@ -48,6 +48,8 @@ class Place:
     arrival_usd: float  # of a start, beside the machine; a checkpoint's way there comes on top
     home: str | None  # where checkpoints lie
     scale: float  # of its hazards, against those of the traces, as stated
+    obtainability: float | None = None  # chance that it has capacity when the run begins, as stated
+    is_scarce: bool = False  # it hardly has capacity, as stated: asked last
     opens_at: float
     closes_at: float
     lease_hours: float
@@ -214,15 +216,19 @@ class Market:
 
     def hourly_usd(self, place: Place) -> float:
         """An hour's work of the fallback there, with starts as often as machines live a day at most."""
+        return self._hourly_usd(place, start_usd=place.setup_hours * place.usd_per_hour + place.arrival_usd)
+
+    def _hourly_usd(self, place: Place, *, start_usd: float) -> float:
         life = life_hours(LIFE_HAZARD, place.scale, _DAY_HOURS)
-        return (place.usd_per_hour + place.arrival_usd / life) * place.step_hours / self.unit_hours
+        return (place.usd_per_hour + start_usd / life) * place.step_hours / self.unit_hours
 
     def move_usd(self, homes: Sequence[str | None], place: Place) -> float:
         """For the newest checkpoint to a place's home; `homes` have it, the newest copy last."""
         return self.moves.get((homes[-1], place.home), 0.0) if homes and place.home not in homes else 0.0
 
     def _mean_usd(self, tier: Sequence[Place]) -> float:
-        return sum(self.hourly_usd(place) for place in tier) / len(tier)
+        """Without set-ups, for the guide counts them itself."""
+        return sum(self._hourly_usd(place, start_usd=place.arrival_usd) for place in tier) / len(tier)
 
 
 def market_of(
@@ -280,6 +286,8 @@ def place_of(option: Option, rules: Rules, since: datetime) -> Place:
         arrival_usd=float(option.arrival_usd - option.move_usd),
         home=option.traffic.home,
         scale=option.preemptions_per_hour / FRESH_PREEMPTIONS_PER_HOUR,
+        obtainability=offer.obtainability,
+        is_scarce=offer.is_scarce,
         opens_at=_hours(offer.opens_at, since) if offer.opens_at else 0.0,
         closes_at=_hours(offer.closes_at, since) if offer.closes_at else math.inf,
         lease_hours=math.inf if offer.lease_seconds is None else offer.lease_seconds / 3600,

@@ -41,6 +41,8 @@ class Offer:
     source: str
     on_demand_usd_per_hour: Decimal | None = None  # the same instance's list price, for savings and sanity
     preemptions_per_hour: float | None = None  # None: unknown, an assumption is stated
+    obtainability: float | None = None  # chance that a request succeeds now, 0 to 1, where the provider states one
+    is_scarce: bool = False  # the provider says that a request would hardly succeed now
     notice_seconds: float = 0.0  # warning before a preemption
     reservation: str | None = None  # id in the user's inventory, for reserved capacity
     available_count: int | None = None  # instances there are, of the user's own inventory

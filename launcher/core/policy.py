@@ -29,6 +29,7 @@ from launcher.core.guards import (
 )
 from launcher.core.market import Market, Place, hazards_seen, life_hours
 from launcher.core.mdp import Idle, OnMachine, Sight
+from launcher.core.spans import span
 
 __all__ = [
     "Action",
@@ -135,7 +136,9 @@ def _cheaper_spot(look: Look, here: Holding) -> Action:
     if asked:
         slack_usd = _slack_usd(look)
         most = (1.0 - MOVE_GAIN) * _hourly(look, place, slack_usd, age=_age(look, place, here))
-        cheap = [p for p in asked if _unit_usd(market, p) < most]  # for the price alone may rule it out
+        cheap = [
+            p for p in asked if _unit_usd(market, p) < most and not p.is_scarce
+        ]  # for the price alone may rule it out
         for usd, _, other in sorted((_beside(look, p, here, slack_usd), p.key, p) for p in cheap):
             if usd < most and may_start(look, other, beside=here):
                 return HandOver(other, "spot is so much cheaper there that the change pays", overlaps=True)
@@ -209,8 +212,7 @@ def _paying(look: Look, here: Holding, rung: int) -> Place | None:
 def _to_fallback(look: Look, here: Holding) -> Action:
     """The slack is used up: to capacity that stays, while this machine still computes."""
     others = [p for p in surest_first(look) if p is not here.place]
-    hours = max(0.0, look.spare)
-    why = f"only {hours:.1f} h of slack are left before the deadline"
+    why = f"only {span(max(0.0, look.spare) * 3600)} of slack are left before the deadline"
     if not others or (look.spare < 0 and not look.market.hands_over):  # late in any case: what one has is not given up
         return Keep(_news_at(look, look.now + LOOK_HOURS))
     return HandOver(others[0], why, overlaps=here.trains) if look.market.hands_over else Leave(why)
@@ -233,6 +235,7 @@ def _cheapest(look: Look, tier: int, *, beside: Holding | None = None, overlaps:
     """The free place of a tier with the least effective rate: price, and what ends and moves cost, per hour of life."""
     places = look.market.tiers[tier] if tier < len(look.market.tiers) else ()
     free = [p for p in places if may_start(look, p, beside=beside, overlaps=overlaps)]
+    free = [p for p in free if not p.is_scarce] or ([] if beside else free)
     if len(free) < 2:
         return free[0] if free else None
     slack_usd = _slack_usd(look)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from datetime import datetime
 
 from launcher.core.hazards import LIFE_HAZARD, cumulated, fresh_preemptions_per_hour
@@ -13,10 +14,9 @@ from launcher.core.spot import blocks, is_taken, learned_scale, outages
 from launcher.core.state import Attempt, RunState
 from launcher.core.view import View
 
+_LATE_SAVE = 1.2  # times the interval that was planned: a step more, or one that took longer, is no change of habit
 SETTLED_STEPS = 50  # of an attempt, after which its mean is worth more than a promise
-_LYING = (
-    "where it lies"  # the home of the newest checkpoint: the way from there to each place is priced with its option
-)
+_LYING = "where it lies"  # the newest checkpoint: the way from there to each place is priced with its option
 
 
 def step_seconds(state: RunState) -> dict[str, float]:
@@ -32,8 +32,9 @@ def step_seconds(state: RunState) -> dict[str, float]:
 def market(view: View) -> Market:
     """The run's places, at instants counted from the submit."""
     state = view.state
+    widest = max((attempt.widest_steps for attempt in state.attempts), default=0)
     return market_of(
-        view.affordable,
+        [_saved_within(option, widest) for option in view.affordable],
         state.spec,
         since=state.submitted_at,
         deadline_at=state.submitted.deadline_at,
@@ -41,6 +42,12 @@ def market(view: View) -> Market:
         rules=view.rules,
         moves={(_LYING, o.traffic.home): float(o.move_usd) for o in view.affordable},
     )
+
+
+def _saved_within(option: Option, steps: int) -> Option:
+    """A trainer may save more rarely than was planned: what it could lose is what counts."""
+    seconds = steps * option.step_seconds
+    return replace(option, interval_seconds=seconds) if seconds > _LATE_SAVE * option.interval_seconds else option
 
 
 def standing(view: View, market: Market, *, barred: frozenset[str] = frozenset()) -> Standing:

@@ -23,6 +23,7 @@ from launcher.core.events import (
     RunOutcome,
     RunReopened,
     RunSubmitted,
+    RunWaits,
     StopRequested,
     SupervisorHired,
     SupervisorReleased,
@@ -34,6 +35,7 @@ from launcher.core.supervision import Hired
 __all__ = [
     "Attempt",
     "Checkpoint",
+    "Pause",
     "RunState",
     "attempt_of",
     "billed",
@@ -69,6 +71,14 @@ class Checkpoint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Pause:
+    """A run without a machine, on purpose."""
+
+    since: datetime
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class RunState:
     """Everything that is known of one run."""
 
@@ -85,6 +95,7 @@ class RunState:
     reopened_after: int = 0  # attempts up to this one no longer decide how the run ends
     stop_requested_at: datetime | None = None
     stopped_by: str = ""
+    pause: Pause | None = None
     hired: tuple[Hired, ...] = ()  # machines for its supervisor, one after the other
     outcome: RunOutcome | None = None
     finished_at: datetime | None = None
@@ -273,6 +284,7 @@ def _changed(state: RunState, event: Event, at: datetime) -> RunState:  # one ca
                 detail="",
                 stop_requested_at=None,
                 stopped_by="",
+                pause=None,
             )
         case SupervisorHired():
             return replace(state, hired=(*state.hired, _hired(event, at)))
@@ -281,10 +293,12 @@ def _changed(state: RunState, event: Event, at: datetime) -> RunState:  # one ca
         case StopRequested():
             return replace(state, stop_requested_at=state.stop_requested_at or at, stopped_by=event.by)
         case AttemptRequested():
-            return replace(state, attempts=(*state.attempts, _requested(event, at)))
+            return replace(state, attempts=(*state.attempts, _requested(event, at)), pause=None)
+        case RunWaits():
+            return replace(state, pause=Pause(since=state.pause.since if state.pause else at, why=event.why))
         case RunFinished():
             hired = tuple(h if h.until else replace(h, until=_closed_at(h, at)) for h in state.hired)
-            return replace(state, outcome=event.outcome, finished_at=at, detail=event.detail, hired=hired)
+            return replace(state, outcome=event.outcome, finished_at=at, detail=event.detail, hired=hired, pause=None)
         case CheckpointCommitted():
             known = _with_attempt(state, event, at)
             return known if event.local_only else _stored(known, event, at)

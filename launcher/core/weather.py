@@ -73,8 +73,8 @@ def _expected(hazards: Hazards, spells: Iterable[float]) -> float:
 class Drawn:
     """Places that come and go by themselves. Nobody asks of an instant before one that was asked of.
 
-    A place begins as its record ends. One without a record has capacity with the chance `AVAILABLE`, and is somewhere
-    in its spell or outage.
+    A place begins as its record ends. One without a record has capacity with the chance that its provider states, else
+    `AVAILABLE`, and is somewhere in its spell or outage.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class Drawn:
         if spell is None:
             name = self._lucks.get(place.key, place.key)
             luck = random.Random(self._seed ^ crc32(name.encode()))  # noqa: S311  # a simulation, not a secret
-            spell = self._spells[place.key] = _Spell(luck, place.scale, self._known.get(place.key))
+            spell = self._spells[place.key] = _Spell(luck, place, self._known.get(place.key))
         while spell.until <= now:
             spell.turn()
         return spell.is_up, spell.until
@@ -99,13 +99,14 @@ class Drawn:
 class _Spell:
     __slots__ = ("_lives", "_luck", "_returns", "is_up", "until")
 
-    def __init__(self, luck: random.Random, scale: float, known: Habits | None) -> None:
-        """Where many machines are taken, capacity also comes back late. `scale` is what is stated of lives."""
+    def __init__(self, luck: random.Random, place: Place, known: Habits | None) -> None:
+        """Where many machines are taken, capacity also comes back late."""
         self._luck = luck
         frailty = math.exp(luck.gauss(0.0, FRAILTY) - FRAILTY**2 / 2)
-        lives, returns = _learned(scale, known) if known else (scale, 1.0)
+        lives, returns = _learned(place.scale, known) if known else (place.scale, 1.0)
         self._lives, self._returns = frailty * lives, returns / frailty
-        self.is_up = known.is_up if known else luck.random() < AVAILABLE
+        available = AVAILABLE if place.obtainability is None else place.obtainability
+        self.is_up = known.is_up if known else luck.random() < available
         if known:
             self.until = self._lasts(known.age_hours)
         elif self.is_up:

@@ -29,6 +29,7 @@ from launcher.core.events import (
     RunFinished,
     RunReopened,
     RunSubmitted,
+    RunWaits,
     StopRequested,
     SupervisorHired,
     SupervisorReleased,
@@ -36,8 +37,9 @@ from launcher.core.events import (
 )
 from launcher.core.journal import TrainerStepped
 from launcher.core.report import steps_usd
+from launcher.core.spans import span
 from launcher.core.state import RunState, burn_usd_per_hour, spent_usd
-from launcher.render.words import Money, simulated, span
+from launcher.render.words import Money, simulated
 
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal
 
@@ -88,6 +90,8 @@ def sentence(entry: Entry, state: RunState, money: Money) -> str | None:
             return f"attempt {event.attempt}: asked to save and end — {event.why}"
         case PriceChanged():
             return f"attempt {event.attempt}: the price is {money.exact(event.placement.usd_per_hour)}/h now{label}"
+        case RunWaits():
+            return f"waits — {event.why}"
         case RunFinished():
             return f"{event.outcome.replace('_', ' ')} — {event.detail}"
         case AttemptReleased() | CheckpointCommitted() | ProgressReported():

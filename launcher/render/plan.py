@@ -17,9 +17,10 @@ from launcher.core.offers import Capacity, Offer
 from launcher.core.planner import Certainty, Plan, highest_usd
 from launcher.core.pricing import Terms, cash, credit_usd
 from launcher.core.rollout import PARTS
+from launcher.core.spans import span
 from launcher.core.traffic import size
 from launcher.render.tables import Column, Row, table
-from launcher.render.words import Money, clock_time, rough_span, simulated, span
+from launcher.render.words import Money, clock_time, rough_span, simulated
 
 NUM_SHOWN = 5
 SCHEMA = "launch/plan/v1"

@@ -11,10 +11,11 @@ from rich.console import Console
 from rich.table import Table
 
 from launcher.core.report import CAUSES, Stored, attempt_usd, bill, forecast, stored
+from launcher.core.spans import span
 from launcher.core.state import Attempt, RunState, burn_usd_per_hour, newest_run_uri, spent_usd
 from launcher.core.supervision import Hired, Sign
 from launcher.render.tables import Column, table
-from launcher.render.words import Money, clock_time, simulated, size, span
+from launcher.render.words import Money, clock_time, simulated, size
 
 RUNS_SCHEMA = "launch/runs/v1"
 RUN_SCHEMA = "launch/run/v1"
@@ -83,6 +84,8 @@ def show_run(
     console.print(_attempts(console, state, now, money))
     if state.incoming:
         console.print(f" {_beside(state.incoming, money)}", highlight=False)
+    if decision := _decision(state):
+        console.print(f" {decision}", highlight=False)
     for sentence in _money(state, now, money):
         console.print(f" {sentence}")
     for sentence in _supervision(state, money, sign):
@@ -143,6 +146,7 @@ def run_json(state: RunState, now: datetime, *, supervised: bool, sign: Sign | N
         "stored": _stored_json(state),
         "attempts": [_attempt_json(state, attempt, now) for attempt in state.attempts],
         "incoming": state.incoming and state.incoming.number,
+        "pause": state.pause and {"since": state.pause.since.isoformat(), "why": state.pause.why},
         "tags": state.spec.tags,
         "hired": [_hired_json(hired) for hired in state.hired],
         "supervisor": sign and {"by": sign.by, "since": sign.since.isoformat(), "seen_at": sign.at.isoformat()},
@@ -217,6 +221,17 @@ def _ending(attempt: Attempt) -> str:
     if attempt.end_requested_at:
         return "asked to save and end"
     return "running" if attempt.training_at else "starting"
+
+
+def _decision(state: RunState) -> str:
+    """The newest one, with its reason."""
+    live = state.incoming or state.trainer
+    if state.is_finished or (live is None and state.pause is None):
+        return ""
+    if live is None:
+        assert state.pause is not None
+        return f"Decision  to wait, since {clock_time(state.pause.since)}: {state.pause.why}"
+    return f"Decision  attempt {live.number}: {live.why}"
 
 
 def _beside(incoming: Attempt, money: Money) -> str:

@@ -12,8 +12,9 @@ from decimal import Decimal
 from xml.sax.saxutils import escape, quoteattr
 
 from launcher.core.offers import Capacity
+from launcher.core.spans import span
 from launcher.core.timeline import Doing, Mark, Stretch, Timeline
-from launcher.render.words import Money, span
+from launcher.render.words import Money
 
 WIDTH, LEFT, RIGHT = 960, 150, 130  # pixels
 HEAD, FOOT, LINE = 42, 26, 17

@@ -57,20 +57,6 @@ def significant(value: Decimal) -> str:
     return f"{rounded:,.{2 if rounded < 100 else 0}f}"
 
 
-def span(seconds: float) -> str:
-    """Two units: `14 h 05 m`, `3 m 20 s`, `2 d 4 h`."""
-    total = round(seconds)
-    if total < 60:
-        return f"{total} s"
-    minutes, rest = divmod(total, 60)
-    if minutes < 60:
-        return f"{minutes} m {rest:02d} s"
-    hours, minutes = divmod(round(total / 60), 60)
-    if hours < 48:
-        return f"{hours} h {minutes:02d} m"
-    return f"{hours // 24} d {hours % 24} h"
-
-
 def size(count: int) -> str:
     """In a unit that leaves two digits or more: `2.70 GB`, `10.3 MB`, `8.2 kB`, `812 B`."""
     if count >= 1e8:

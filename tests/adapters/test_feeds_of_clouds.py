@@ -182,7 +182,44 @@ def test_gcp_the_newest_day_is_told(server: Answers) -> None:
 
 
 def test_gcp_n1_machines_with_gpus_are_not_asked_for() -> None:
-    assert [question.places for question in GcpFeed().questions([A2, N1])] == [(A2,)]
+    assert [(q.about, q.places, q.kept_seconds) for q in GcpFeed().questions([A2, N1])] == [
+        ("price", (A2,), 3600),
+        ("capacity", (A2,), 600),
+    ]
+
+
+def test_gcp_says_whether_a_request_would_succeed_and_how_long_machines_run(server: Answers) -> None:
+    server.ready = [recorded("gcp_capacity")]
+    feed = GcpFeed(lambda: ("secret", "nlp-research"), endpoint=server.url)
+
+    (signal,) = ask(feed, "capacity", [A2])
+
+    assert (signal.place, signal.obtainability, signal.uptime_seconds) == (A2, 0.8, 600)
+    (asked,) = server.asked
+    assert asked.path == "/compute/v1/projects/nlp-research/regions/us-central1/advice/capacity"
+    assert asked.body == {
+        "distributionPolicy": {"targetShape": "ANY_SINGLE_ZONE", "zones": [{"zone": "zones/us-central1-a"}]},
+        "instanceFlexibilityPolicy": {"instanceSelections": {"wanted": {"machineTypes": ["a2-highgpu-1g"]}}},
+        "instanceProperties": {"scheduling": {"provisioningModel": "SPOT"}},
+        "size": 1,
+    }
+
+
+@pytest.mark.parametrize("answer", [{}, {"recommendations": []}, {"recommendations": [{"scores": {}}]}])
+def test_gcp_advice_without_a_recommendation_says_nothing(server: Answers, answer: Any) -> None:
+    server.ready = [answer]
+
+    (signal,) = ask(GcpFeed(lambda: ("secret", "nlp"), endpoint=server.url), "capacity", [A2])
+
+    assert (signal.obtainability, signal.uptime_seconds) == (None, None)
+
+
+@pytest.mark.parametrize("answer", [[], {"recommendations": [{"scores": {"estimatedUptime": "long"}}]}, "x", (404, {})])
+def test_gcp_advice_in_another_form_is_silence(server: Answers, answer: Any) -> None:
+    server.ready = [answer]
+
+    with pytest.raises(FeedSilent):
+        ask(GcpFeed(lambda: ("secret", "nlp"), endpoint=server.url), "capacity", [A2])
 
 
 @pytest.mark.parametrize("answer", [{}, {"priceHistory": [], "preemptionHistory": []}])

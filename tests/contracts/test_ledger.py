@@ -33,6 +33,7 @@ from launcher.core.events import (
     ProgressReported,
     RunFinished,
     RunReopened,
+    RunWaits,
     StopRequested,
     SupervisorHired,
     SupervisorReleased,
@@ -137,6 +138,7 @@ EVERY_KIND: list[Event] = [
     AttemptEnded(attempt=2, outcome="stopped", detail="saved", step=12, gone_at=after(5), cause="cap"),
     AttemptReleased(attempt=2),
     StopRequested(by="ada", reason="“enough”"),
+    RunWaits(why="no place has capacity"),
     RunFinished(outcome="out_of_budget", detail="spent"),
     RunReopened(approved_usd=Decimal("200.10"), by="ada"),
 ]

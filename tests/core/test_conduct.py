@@ -101,6 +101,28 @@ def test_a_new_run_goes_to_the_cheapest_spot() -> None:
     assert action.option == SPOT_A
 
 
+@pytest.mark.parametrize("option", [SPOT_B, ON_DEMAND], ids=["spot", "firm"])
+def test_a_new_run_begins_where_its_user_was_told(option: Option) -> None:
+    action = decided(begins_at=option.placement.offer.key)
+
+    assert isinstance(action, Launch)
+    assert (action.option, action.why[:10]) == (option, "as planned")
+
+
+def test_only_the_first_attempt_goes_where_the_plan_begins() -> None:
+    action = decided(*a_refusal("no_capacity", option=SPOT_B), begins_at=SPOT_B.placement.offer.key)
+
+    assert isinstance(action, Launch)
+    assert action.option == SPOT_A
+
+
+def test_a_plan_whose_place_is_gone_or_barred_by_the_deadline_begins_elsewhere() -> None:
+    gone = decided(begins_at="aws/mars/-/p5.48xlarge/spot")
+    late = decided(begins_at=SPOT_B.placement.offer.key, **a_deadline(changeover_seconds(RULES)))
+
+    assert [a.option for a in (gone, late) if isinstance(a, Launch)] == [SPOT_A, RESERVED]
+
+
 def test_restarts_and_reads_count_in_the_price_of_a_step() -> None:
     busy = replace(SPOT_A, preemptions_per_hour=2.0, setup_seconds=600.0)
     remote = replace(SPOT_A, preemptions_per_hour=2.0, traffic=reading(Decimal(5)))

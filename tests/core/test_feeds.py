@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from launcher.core.feeds import EvictedPercent, Heard, Signal, fresh_preemptions_per_hour, place_of, with_signals
-from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR, LIFE_HAZARD, lived_hours
+from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR, LIFE_HAZARD, cumulated, lived_hours
 from launcher.core.offers import Capacity
 from tests.builders import T0, an_offer
 
@@ -110,3 +110,36 @@ def test_an_eviction_rate_is_told_with_its_source() -> None:
     (offer,) = with_signals([OFFER], heard(a_signal(source="Azure Resource Graph", evicted_percent=(20, None))))
 
     assert offer.source == "snapshot; 20 % or more evicted an hour (Azure Resource Graph of 12:00 UTC)"
+
+
+def test_who_hardly_has_capacity_is_marked_by_a_low_chance_or_by_half_the_best_score() -> None:
+    zones = [an_offer(zone=zone) for zone in "abcd"]
+    said = [
+        a_signal(place=place_of(zones[0]), obtainability=0.3),
+        a_signal(place=place_of(zones[1]), obtainability=0.4),
+        a_signal(place=place_of(zones[2]), placement_score=3),
+        a_signal(place=place_of(zones[3]), placement_score=6),
+    ]
+
+    offers = with_signals(zones, heard(*said))
+
+    assert [offer.is_scarce for offer in offers] == [True, False, True, False]
+    assert [offer.obtainability for offer in offers] == [0.3, 0.4, None, None]
+
+
+@pytest.mark.parametrize(("seconds", "half_life_hours"), [(60, 600**0.5 * 60**0.5 / 3600), (600, 6**0.5 * 600 / 3600)])
+def test_half_of_the_machines_outlive_the_mean_of_the_stated_uptime_and_the_next_longer_one(
+    seconds: float, half_life_hours: float
+) -> None:
+    (offer,) = with_signals([OFFER], heard(a_signal(uptime_seconds=seconds)))
+
+    assert offer.preemptions_per_hour is not None
+    scale = offer.preemptions_per_hour / FRESH_PREEMPTIONS_PER_HOUR
+    assert math.exp(-scale * cumulated(LIFE_HAZARD, half_life_hours)) == pytest.approx(0.5)
+
+
+def test_the_longest_uptime_that_is_told_apart_leaves_the_traces_hazards() -> None:
+    (offer,) = with_signals([OFFER], heard(a_signal(source="GCP capacity advice", uptime_seconds=3600)))
+
+    assert offer.preemptions_per_hour is None
+    assert offer.source == "snapshot; most machines run for 1 h 00 m or longer (GCP capacity advice of 12:00 UTC)"

@@ -33,7 +33,7 @@ def keys(places: tuple[Place, ...]) -> list[str]:
 
 
 def test_places_of_about_one_price_are_one_tier_and_dearer_ones_the_next() -> None:
-    market = a_market(spot("a", 3.0), spot("b", 3.0 * SAME_PRICE_RATIO), spot("c", 5.0), spot("d", 5.2), firm())
+    market = a_market(spot("a", 3.0), spot("b", 2.99 * SAME_PRICE_RATIO), spot("c", 5.0), spot("d", 5.2), firm())
 
     assert [keys(tier) for tier in market.tiers] == [["a", "b"], ["c", "d"]]
     assert (market.tier_of["b"], market.tier_of["c"]) == (0, 1)
@@ -53,17 +53,25 @@ def test_spot_about_as_dear_as_the_fallback_is_on_no_tier() -> None:
 
 
 def test_prices_of_slower_places_are_those_of_the_same_work() -> None:
-    market = a_market(spot("slow", 6.0, step_hours=0.02), spot("fast", 6.0, step_hours=0.005), firm())
+    slow, fast = (spot(key, 6.0, step_hours=hours, setup_hours=0.0) for key, hours in (("slow", 0.02), ("fast", 0.005)))
+    market = a_market(slow, fast, firm())
 
     assert [keys(tier) for tier in market.tiers] == [["fast"]]
     assert [pytest.approx(market.hourly_usd(p)) for p in market.places[:2]] == [12.0, 3.0]
 
 
 def test_what_starts_cost_is_spread_over_a_machines_life() -> None:
-    market = a_market(spot("a", 3.0), spot("reads", 3.0, arrival_usd=2.0), firm())
+    market = a_market(spot("a", 3.0), spot("reads", 3.0, arrival_usd=2.0, setup_hours=0.5), firm())
 
     life = life_hours(LIFE_HAZARD, 1.0, 24.0)
-    assert market.hourly_usd(market.places[1]) == pytest.approx(3.0 + 2.0 / life)
+    assert market.hourly_usd(market.places[1]) == pytest.approx(3.0 + (2.0 + 0.5 * 3.0) / life)
+
+
+def test_where_machines_are_taken_often_spot_is_dearer_than_its_price() -> None:
+    calm, rough = spot("calm", 3.0), spot("rough", 2.8, scale=10.0)
+    market = a_market(rough, calm, firm())
+
+    assert [keys(tier) for tier in market.tiers] == [["calm"], ["rough"]]
 
 
 def test_the_dearest_tiers_are_one() -> None:

@@ -316,7 +316,9 @@ def test_the_guard_of_the_time_is_due_with_a_close_and_the_fallbacks_delay_left(
     action = decide(run, market, edge + hours)
 
     if is_due:
-        assert action == HandOver(market.places[1], "only 1.0 h of slack are left before the deadline", overlaps=True)
+        assert action == HandOver(
+            market.places[1], "only 1 h 02 m of slack are left before the deadline", overlaps=True
+        )
     else:
         assert isinstance(action, Keep)
         assert action.until > edge + hours
@@ -394,12 +396,22 @@ def test_without_a_handover_spot_that_works_is_not_left_for_cheaper_spot() -> No
 
 
 def test_cheaper_spot_that_refused_is_asked_again_when_its_outage_is_twice_as_old() -> None:
-    market = a_market(spot("a", 3.3), spot("b", 3.0, setup_hours=0.02), firm(), advice=Advice())
+    market = a_market(spot("a", 3.2), spot("b", 3.0, setup_hours=0.02), firm(), advice=Advice())
     run = a_run(here=on(market.places[0]), seen={"b": down(since=1.0, again_at=1.25)})
 
     keep = decide(run, market, 1.3)
 
     assert keep == Keep(1.5)
+
+
+def test_who_hardly_has_capacity_is_asked_last_and_never_beside_a_machine_that_works() -> None:
+    market = a_market(spot("a", 3.2), spot("b", 3.0, is_scarce=True), spot("c", 3.1), firm(), advice=Advice())
+    a, b, c, _ = market.places
+    asked_c = {"c": down(since=0.0, again_at=1.0)}
+
+    assert decide(a_run(), market, 0.5) == Launch(c, "cheapest spot")
+    assert decide(a_run(seen=asked_c | {"a": down(since=0.0, again_at=1.0)}), market, 0.5) == Launch(b, "cheapest spot")
+    assert isinstance(decide(a_run(here=on(a), seen=asked_c), market, 0.5), Keep)
 
 
 # the guard of the money, while a machine runs

@@ -106,3 +106,20 @@ def test_a_deadline_that_nobody_gave_makes_waiting_cost_something() -> None:
         return market(view).wait_price
 
     assert wait_price(deadline_assumed=False) == 0 < wait_price(deadline_assumed=True)
+
+
+def test_a_trainer_that_saves_more_rarely_than_planned_is_believed_to_go_on_so() -> None:
+    saves = [
+        CheckpointCommitted(attempt=1, step=step, name=f"step-{step}-a1", bytes=10, seconds=1.0, segment=1)
+        for step in (60, 260)
+    ]
+    begun = lived(300, 10.0)
+    state = a_run(*begun[:3], saves[0])
+    rare = a_run(*begun[:3], *saves)
+
+    def interval_hours(state: RunState) -> list[float]:
+        view = View(state=state, options=(SPOT, ON_DEMAND), now=after(3600), rules=Rules())
+        return [place.interval_hours * 3600 for place in market(view).places]
+
+    assert interval_hours(state) == pytest.approx([605.0, 605.0])
+    assert interval_hours(rare) == pytest.approx([2005.0, 2005.0])

@@ -7,8 +7,9 @@ from decimal import Decimal
 
 import pytest
 
+from launcher.core.spans import span
 from launcher.errors import InputError, LaunchError, Problem
-from launcher.render.words import Money, failure, rough_span, significant, span
+from launcher.render.words import Money, failure, rough_span, significant
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,7 @@
-"""Compute Engine's `advice.capacityHistory`: price and preemptions of Spot VMs, by machine type and zone.
+"""Compute Engine's advice on Spot VMs, by machine type and zone.
+
+    advice.capacityHistory    price and preemptions of the last days
+    advice.capacity           whether a request would succeed now, and how long most machines would run
 
 Credentials and project are those that google-auth finds (`gcloud auth application-default login`).
 """
@@ -18,6 +21,9 @@ from launcher.core.feeds import Place, Signal
 
 _ENDPOINT = "https://compute.googleapis.com"
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"
+_PRICES, _CAPACITY = "price", "capacity"
+_SPOT: Mapping[str, Any] = {"scheduling": {"provisioningModel": "SPOT"}}
+_CAPACITY_SECONDS = 600.0  # that advice on the present is worth something
 
 
 class GcpFeed:
@@ -30,29 +36,61 @@ class GcpFeed:
         self._endpoint = endpoint
 
     def questions(self, places: Sequence[Place]) -> tuple[Question, ...]:
-        """One for each type in each zone. Of N1 machines with GPUs attached the API says nothing (its docs)."""
-        asked = [place for place in places if place[2] is not None and "+" not in place[3]]
-        return tuple(Question(about="price", where=str(place[2]), places=(place,)) for place in asked)
+        """Two for each type in each zone. Of N1 machines with GPUs attached the API says nothing (its docs)."""
+        asked = [(place, str(place[2])) for place in places if place[2] is not None and "+" not in place[3]]
+        prices = (Question(about=_PRICES, where=zone, places=(place,)) for place, zone in asked)
+        capacity = (
+            Question(about=_CAPACITY, where=zone, places=(place,), kept_seconds=_CAPACITY_SECONDS)
+            for place, zone in asked
+        )
+        return (*prices, *capacity)
 
     def ask(self, question: Question, now: datetime) -> tuple[Signal, ...]:
-        """REST reference, compute v1, advice.capacityHistory."""
-        (place,) = question.places
-        token, project = self._login()
-        url = f"{self._endpoint}/compute/v1/projects/{project}/regions/{place[1]}/advice/capacityHistory"
-        body = {
-            "instanceProperties": {"machineType": place[3], "scheduling": {"provisioningModel": "SPOT"}},
-            "locationPolicy": {"location": f"zones/{question.where}"},
-            "types": ["PRICE", "PREEMPTION"],
-        }
-        answer = ask_json(url, body=body, token=token)
         try:
-            price, share = _newest(answer.get("priceHistory", ())), _newest(answer.get("preemptionHistory", ()))
-            usd = None if price is None else _usd(price["listPrice"])
-            preempted = None if share is None else float(share["preemptionRate"])
+            return (self._capacity(question, now) if question.about == _CAPACITY else self._history(question, now),)
         except (AttributeError, KeyError, TypeError, ValueError) as error:
             raise FeedSilent(f"Compute Engine answered something unknown: {error!r}") from error
-        source = "GCP capacity history"
-        return (Signal(place=place, at=now, source=source, usd_per_hour=usd, preempted_share=preempted),)
+
+    def _history(self, question: Question, now: datetime) -> Signal:
+        """REST reference, compute v1, advice.capacityHistory."""
+        (place,) = question.places
+        properties = {"machineType": place[3], **_SPOT}
+        location = {"location": f"zones/{question.where}"}
+        body = {"instanceProperties": properties, "locationPolicy": location, "types": ["PRICE", "PREEMPTION"]}
+        answer = self._answer("capacityHistory", place, body)
+        price, share = _newest(answer.get("priceHistory", ())), _newest(answer.get("preemptionHistory", ()))
+        return Signal(
+            place=place,
+            at=now,
+            source="GCP capacity history",
+            usd_per_hour=None if price is None else _usd(price["listPrice"]),
+            preempted_share=None if share is None else float(share["preemptionRate"]),
+        )
+
+    def _capacity(self, question: Question, now: datetime) -> Signal:
+        """REST reference, compute v1, advice.capacity. It takes one selection of machine types in a request."""
+        (place,) = question.places
+        body = {
+            "distributionPolicy": {"targetShape": "ANY_SINGLE_ZONE", "zones": [{"zone": f"zones/{question.where}"}]},
+            "instanceFlexibilityPolicy": {"instanceSelections": {"wanted": {"machineTypes": [place[3]]}}},
+            "instanceProperties": _SPOT,
+            "size": 1,
+        }
+        advice = self._answer("capacity", place, body).get("recommendations", ())
+        scores = advice[0]["scores"] if advice else {}
+        uptime = scores.get("estimatedUptime")
+        return Signal(
+            place=place,
+            at=now,
+            source="GCP capacity advice",
+            obtainability=float(scores["obtainability"]) if "obtainability" in scores else None,
+            uptime_seconds=None if uptime is None else float(uptime.removesuffix("s")),
+        )
+
+    def _answer(self, method: str, place: Place, body: Mapping[str, Any]) -> Any:
+        token, project = self._login()
+        url = f"{self._endpoint}/compute/v1/projects/{project}/regions/{place[1]}/advice/{method}"
+        return ask_json(url, body=body, token=token)
 
 
 def _newest(records: Iterable[Mapping[str, Any]]) -> Mapping[str, Any] | None:

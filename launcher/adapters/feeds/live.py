@@ -1,4 +1,4 @@
-"""All feeds as one: asked in parallel, within a budget, and not again for an hour.
+"""All feeds as one: asked in parallel, within a budget, and not again while an answer counts.
 
 <folder>/<provider>.json    {question: {"at": …, "signals": […], "silent": … or null}}
 """
@@ -24,8 +24,7 @@ from launcher.core.feeds import Heard, Place, Signal, is_asked_for, place_of, wi
 from launcher.core.offers import Offer
 
 BUDGET_SECONDS = 5.0
-KEPT = timedelta(hours=1)
-SILENCE_KEPT = timedelta(minutes=5)  # else each plan would wait for a feed that is down
+SILENCE_KEPT_SECONDS = 300.0  # else each plan would wait for a feed that is down
 _THREADS = 16
 
 log = logging.getLogger(__name__)
@@ -36,9 +35,10 @@ class Answer:
     at: datetime
     signals: tuple[Signal, ...] = ()
     silent: str | None = None  # why there are none
+    kept_seconds: float = SILENCE_KEPT_SECONDS
 
     def is_fresh(self, now: datetime) -> bool:
-        return timedelta() <= now - self.at < (SILENCE_KEPT if self.silent else KEPT)
+        return timedelta() <= now - self.at < timedelta(seconds=self.kept_seconds)
 
 
 _ANSWERS = TypeAdapter(dict[str, Answer])
@@ -142,7 +142,7 @@ def _ask_all(
 
 def _answer(feed: Feed, question: Question, now: datetime) -> Answer:
     try:
-        return Answer(at=now, signals=feed.ask(question, now))
+        return Answer(at=now, signals=feed.ask(question, now), kept_seconds=question.kept_seconds)
     except FeedSilent as error:
         return Answer(at=now, silent=" ".join(str(error).split()))
     except Exception as error:  # the top of a thread: a library's surprise must not cost the plan

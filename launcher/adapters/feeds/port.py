@@ -24,6 +24,7 @@ class Question:
     about: str
     where: str
     places: tuple[Place, ...]
+    kept_seconds: float = 3600.0  # that an answer counts for
 
     @property
     def types(self) -> list[str]:
