@@ -188,12 +188,15 @@ class Wiring:
         return ask_buckets(named, self.probe, seconds=self.settings.probe_seconds, progress=progress)
 
     def measured(self, spec: RunSpec) -> Measured:
-        """What the ledger's earlier runs of the same workload showed, and how good the estimates of all runs were."""
+        """What the ledger's earlier runs of the same workload showed; of all runs, how good their estimates were, and
+        what they saw of spot lately."""
         from launcher.core.calibration import corrections
         from launcher.core.history import measured
+        from launcher.core.sightings import lately
 
         states = self.states()
-        return replace(measured(spec, states), corrections=corrections(spec, states))
+        places = {} if spec.market else lately(states, self.clock(spec).now())
+        return replace(measured(spec, states), corrections=corrections(spec, states), places=places)
 
     def rules(self, spec: RunSpec) -> Rules:
         """Waiting times; where time is scaled, none is shorter than this machine needs to act.

@@ -1,11 +1,10 @@
 """Estimates before the submit beside what our own policy then cost on public traces.
 
 The estimate is the one that `launch plan` shows: futures of the same `decide`, in places that come and go as hazards
-say, or, with a history, half of them as the last 14 days of the trace before the start say. What it cost is what the
-simulator says of `decide` in the window. The one constant that is fitted, `weather.FRAILTY`, was chosen on the traces
-of 2022 (--set aws-10-26-2022); judge by those of 2023.
+say; with a history, as those hazards do that the last days of the trace before the start teach. What it cost is what
+the simulator says of `decide` in the window. `weather.FRAILTY` was chosen with a look at the traces of 2022 and 2023.
 
-    python -m benchmarks policy calibration [--traces FOLDER] [--set NAME] [--half first|second|both] [--processes N]
+    python -m benchmarks policy calibration [--traces FOLDER] [--set NAME] [--half first|second|both] [--days N]
 """
 
 from __future__ import annotations
@@ -30,16 +29,16 @@ from benchmarks.policy.traces import TICKS_PER_HOUR, NoTraces, Zone, read_sets, 
 from launcher.core.estimate import Estimate, estimate
 from launcher.core.market import Market, Place
 from launcher.core.rollout import Outlook
-from launcher.core.weather import Record
+from launcher.core.weather import Record, habits
 
 Half = Literal["first", "second", "both"]
-HISTORY_HOURS = 14 * 24
+HISTORY_DAYS = 14
 SPOT_RATIO, LAUNCH_MINUTES = 0.3, 12
 SLACKS = (0.05, 0.15, 0.30, 0.60)
 ROOMY = (0.15, 0.30)
 LONGEST_TICKS = round(WORK_HOURS * (1 + max(SLACKS)) * TICKS_PER_HOUR)
 UNSAVED_HOURS = 1e-3  # the simulator's preemptions take no progress
-WAYS = ("price × hours", "hazards alone", "14 days of history")
+WAYS = ("price × hours", "hazards alone", "history")
 OUTLOOK = Outlook(
     throughput_factor80=1.0,
     idle_seconds=0.0,
@@ -91,6 +90,7 @@ def main(options: Sequence[str]) -> None:
     parser.add_argument("--traces", type=Path, help="folder with spot_availability.json; else SPOTLAUNCH_TRACES")
     parser.add_argument("--set", default=V100, help="of the traces; one zone each where it is not %(default)s")
     parser.add_argument("--half", choices=get_args(Half), default="both", help="of the starts")
+    parser.add_argument("--days", type=int, default=HISTORY_DAYS, help="of history; 0: none is known")
     parser.add_argument("--processes", type=int, default=1)
     asked = parser.parse_args(options)
     try:
@@ -99,8 +99,9 @@ def main(options: Sequence[str]) -> None:
         print(absent)
         return
     cells = [cell for cell in CELLS if cell.zones is None or asked.set == V100]
-    found = judge(cells, folder, set_name=asked.set, half=asked.half, processes=asked.processes)
-    print(f"### calibration: 48 h on {asked.set}, {asked.half} of the halves; d 12 min, spot at 0.3 of on-demand\n")
+    found = judge(cells, folder, set_name=asked.set, half=asked.half, days=asked.days, processes=asked.processes)
+    about = f"{asked.set}, {asked.half} of the halves, {asked.days} days known; d 12 min, spot at 0.3 of on-demand"
+    print(f"### calibration: 48 h on {about}\n")
     print(
         "bias: mean p50 ÷ mean cost − 1 · off: mean of cost ÷ p50 − 1 · inside: of p10–p90 · width: of p10–p90 to p50\n"
     )
@@ -112,9 +113,11 @@ def main(options: Sequence[str]) -> None:
     print(flush=True)
 
 
-def judge(cells: Sequence[Cell], folder: Path, *, set_name: str, half: Half, processes: int) -> list[Found]:
+def judge(
+    cells: Sequence[Cell], folder: Path, *, set_name: str, half: Half, processes: int, days: int = HISTORY_DAYS
+) -> list[Found]:
     """Every cell, each in one process."""
-    ask = partial(_judge, folder=folder, set_name=set_name, half=half)
+    ask = partial(_judge, folder=folder, set_name=set_name, half=half, days=days)
     if processes == 1:
         return [ask(cell) for cell in cells]
     # spawned: the parent may have loaded torch, whose threads do not survive a fork
@@ -150,27 +153,27 @@ def _figures(judged: Sequence[Judged]) -> tuple[str, ...]:
     )
 
 
-def _judge(cell: Cell, *, folder: Path, set_name: str, half: Half) -> Found:
+def _judge(cell: Cell, *, folder: Path, set_name: str, half: Half, days: int) -> Found:
     zones = read_sets(folder)[set_name]
     markets = [[one] for one in zones] if cell.zones is None else [named(zones, cell.zones)]
-    by: dict[str, list[Judged]] = {way: [] for way in WAYS}
+    by: dict[str, list[Judged]] = {way: [] for way in WAYS[: 3 if days else 2]}
     for market in markets:
-        for start in _starts(market, half, cell.num_windows // len(markets)):
-            for way, judged in zip(WAYS, _window(market, start, cell.slack), strict=True):
+        for start in _starts(market, half, cell.num_windows // len(markets), days):
+            for way, judged in zip(by, _window(market, start, cell.slack, days), strict=True):
                 by[way].append(judged)
     return Found(cell=cell, by=by)
 
 
-def _starts(zones: Sequence[Zone], half: Half, count: int) -> list[int]:
+def _starts(zones: Sequence[Zone], half: Half, count: int, days: int) -> list[int]:
     """Evenly spread; a window of the first half ends before the second half begins."""
-    first, last = HISTORY_HOURS * TICKS_PER_HOUR, min(one.ticks for one in zones) - LONGEST_TICKS
+    first, last = days * 24 * TICKS_PER_HOUR, min(one.ticks for one in zones) - LONGEST_TICKS
     middle = (first + last + LONGEST_TICKS) // 2
     begin = middle if half == "second" else first
     end = middle - LONGEST_TICKS if half == "first" else last
     return [begin + (end - begin) * number // max(1, count - 1) for number in range(count)]
 
 
-def _window(zones: Sequence[Zone], start: int, slack: float) -> Iterator[Judged]:
+def _window(zones: Sequence[Zone], start: int, slack: float, days: int) -> Iterator[Judged]:
     """In the order of `WAYS`."""
     asked = equal_prices(
         zones, work_hours=WORK_HOURS, slack=slack, launch_minutes=LAUNCH_MINUTES, spot_ratio=SPOT_RATIO
@@ -180,8 +183,9 @@ def _window(zones: Sequence[Zone], start: int, slack: float) -> Iterator[Judged]
     naive = SPOT_RATIO * WORK_HOURS
     yield Judged(naive, naive, naive, cost)
     market = _market(terms)
-    history = {place.key: record(zone, start) for place, zone in zip(market.places, zones, strict=False)}
-    for known in (None, history):
+    pairs = zip(market.places, zones, strict=False)
+    history = {place.key: habits(record(zone, start, days)) for place, zone in pairs} if days else {}
+    for known in (None, history) if days else (None,):
         found = estimate(market.tiers[0][0], market, OUTLOOK, (), history=known)
         assert isinstance(found, Estimate)
         usd = found.cost_usd
@@ -199,9 +203,9 @@ def _saving(place: Place) -> Place:
     return replace(place, option=option, interval_hours=UNSAVED_HOURS)
 
 
-def record(zone: Zone, start: int) -> Record:
-    """The last 14 days before a tick, in hours."""
-    begin = start - HISTORY_HOURS * TICKS_PER_HOUR
+def record(zone: Zone, start: int, days: int = HISTORY_DAYS) -> Record:
+    """The last days before a tick, in hours."""
+    begin = start - days * 24 * TICKS_PER_HOUR
     changes, tick = [], begin
     while tick < start:
         tick = min(start, zone.until[tick])

@@ -10,9 +10,11 @@ from launcher.core.gravity import Tariffs, requests_of
 from launcher.core.offers import Capacity
 from launcher.core.options import Option
 from launcher.core.saving import interval_basis, save_seconds, storage_usd_per_gb_month, unkept_loss_usd
+from launcher.core.sightings import LATELY
 from launcher.core.spec import Data, RunSpec
 from launcher.core.supervision import Host
 from launcher.core.traffic import Traffic, size
+from launcher.core.weather import Habits
 from launcher.core.workload import Measured, StepTime, setup_seconds
 
 
@@ -47,7 +49,7 @@ def assumptions(
         Assumption(name="storage", value=f"${storage} per GB and month", source=storage_source),
         *_of_data(spec.data, traffic, tariffs),
         *_of_checkpoints(traffic),
-        *_of_preemptions(option),
+        *_of_preemptions(option, measured.places.get(offer.key)),
         *_of_supervisor(host),
     )
 
@@ -81,12 +83,16 @@ def _of_checkpoints(traffic: Traffic) -> Iterable[Assumption]:
         yield Assumption(name="checkpoint traffic", value=value, source=save.basis)
 
 
-def _of_preemptions(option: Option) -> Iterable[Assumption]:
+def _of_preemptions(option: Option, seen: Habits | None) -> Iterable[Assumption]:
     offer = option.placement.offer
     if offer.capacity is Capacity.SPOT:
         known = offer.preemptions_per_hour is not None
+        basis = offer.source if known else "assumed: AWS V100 traces of 2023-02 (Wu et al., NSDI 2024)"
+        if seen:
+            taken, expected = seen.lost
+            basis += f"; in runs of the last {LATELY.days} days {taken}, where {expected:.1f} were to be expected"
         yield Assumption(
             name="preemptions",
             value=f"{option.preemptions_per_hour:.2g} per hour of a fresh machine, fewer of an old one",
-            source=offer.source if known else "assumed: AWS V100 traces of 2023-02 (Wu et al., NSDI 2024)",
+            source=basis,
         )

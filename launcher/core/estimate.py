@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from decimal import ROUND_CEILING, Decimal
 from functools import lru_cache
@@ -20,7 +20,7 @@ from launcher.core.offers import Placement
 from launcher.core.options import Option
 from launcher.core.rollout import PARTS, Future, Outlook, roll
 from launcher.core.unknown import Unknown
-from launcher.core.weather import Drawn, Record, Recorded, Weather, habits
+from launcher.core.weather import Drawn, Habits
 from launcher.core.workload import StepTime
 
 NUM_FUTURES = 101  # odd: the median is one of them
@@ -88,7 +88,7 @@ def estimate(
     assumptions: Sequence[Assumption],
     *,
     step: StepTime | None = None,
-    history: Mapping[str, Record] | None = None,
+    history: Mapping[str, Habits] | None = None,
     count: int = NUM_FUTURES,
 ) -> Estimate | Unknown:
     """The distribution of cost and time of a run that begins at `place` of `market`, and goes on as `decide` says.
@@ -128,33 +128,22 @@ def estimate(
     )
 
 
-def _futures(place: Place, market: Market, outlook: Outlook, history: Mapping[str, Record], count: int) -> list[Future]:
+def _futures(place: Place, market: Market, outlook: Outlook, history: Mapping[str, Habits], count: int) -> list[Future]:
     """As many, or fewer if too many of them come to no end."""
     spread = math.log(outlook.throughput_factor80) / _Z80
     seen = market if place.is_spot else replace(market, places=(place,))
     futures: list[Future] = []
     endless = 0
     best = next((tier[0].key for tier in market.tiers), place.key)
-    skies = _skies(history, count, swaps=(place.key, best))
-    for sky, z in zip(skies, _quantiles(count), strict=True):
+    # wherever a run begins, that place has the luck of the best one, and that one its own: their order is by price
+    swaps = place.key, best
+    for seed, z in zip(_seeds(count), _quantiles(count), strict=True):
+        sky = Drawn(seed, history, swaps=swaps)
         futures.append(roll(seen, sky, outlook, factor=math.exp(spread * z), first=place))
         endless += futures[-1].hours == math.inf
         if endless > MOST_ENDLESS * count:
             return futures[:-1]
     return futures
-
-
-def _skies(history: Mapping[str, Record], count: int, *, swaps: tuple[str, str]) -> Iterator[Weather]:
-    """Drawn; with a history every other one is it again, from another hour on.
-
-    Wherever a run begins, that place has the luck of the best one, and that one its own: their order is by price.
-    """
-    known = {key: habits(record) for key, record in history.items()}
-    longest = max((changes[-1] for _, changes in history.values()), default=0.0)
-    for number, seed in enumerate(_seeds(count)):
-        drawn = Drawn(seed, known, swaps=swaps)
-        since = longest * (number + 0.5) / count
-        yield Recorded(history, since=since, others=drawn) if history and number % 2 else drawn
 
 
 @lru_cache(maxsize=4)

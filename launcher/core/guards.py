@@ -84,13 +84,19 @@ def spare_hours(place: Place, steps: float, market: Market, now: float) -> float
 
     Spot may be taken, a reservation may end too early, and one that begins later than that moment comes too late.
     """
-    needed = place.finish_hours(steps)
+    needed = _surely_hours(place, steps, market)
     if place.is_spot or place.ends_at - now < needed or needed == math.inf:
         return None
     spare = min(market.deadline, place.ends_at) - now - needed
     if place.opens_at <= now:
         return spare
     return spare if spare >= place.opens_at - now + market.reserve_hours else None
+
+
+def _surely_hours(place: Place, steps: float, market: Market) -> float:
+    """From its first start to the end, if each start that a lease demands behind that one takes its whole delay."""
+    hours = place.finish_hours(steps)
+    return hours if hours == math.inf else hours + (place.starts(steps) - 1) * market.reserve_hours
 
 
 def affordable(run: Standing, place: Place) -> bool:
@@ -171,7 +177,8 @@ def _ends_at(look: Look, here: Holding) -> float:
     free = max(0.0, here.since + place.lease_hours - place.closing_hours - begins_at)
     if steps * place.step_hours <= free:
         return begins_at + steps * place.step_hours + place.durable_hours
-    return begins_at + free + place.closing_hours + place.finish_hours(steps - free / place.step_hours)
+    rest = _surely_hours(place, steps - free / place.step_hours, look.market)
+    return begins_at + free + place.closing_hours + look.market.reserve_hours + rest
 
 
 def guarded_until(look: Look, here: Holding) -> float:

@@ -1,8 +1,5 @@
 """The weather that a run has had: what its ledger knows of its places, and drawn where nobody knows.
 
-    up      while a machine lived there
-    down    from a refusal or a preemption until the place granted a machine again; if it never did, at that instant
-
 Where knowledge ends, a place stays as it was for as long as the hazards by age let it, and then comes and goes.
 """
 
@@ -10,26 +7,24 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from datetime import datetime
-from typing import NamedTuple
 from zlib import crc32
 
-from launcher.core.attempt import Attempt
 from launcher.core.hazards import (
     AVAILABLE,
-    FRESH_PREEMPTIONS_PER_HOUR,
     LIFE_HAZARD,
     RETURN_HAZARD,
     SPELL_HAZARD,
     Hazards,
     age_at,
     cumulated,
-    fresh_preemptions_per_hour,
 )
 from launcher.core.offers import Capacity
 from launcher.core.prospect import Prospect
 from launcher.core.replay import Actual, Decision, Question, Replay, Sky, answer
+from launcher.core.sightings import Known, Past, seen
+from launcher.core.spot import is_taken
 from launcher.core.state import RunState, spent_usd
 from launcher.core.timeline import timeline_of
 from launcher.core.weather import Drawn, Record, Recorded, Weather
@@ -37,28 +32,9 @@ from launcher.core.weather import Drawn, Record, Recorded, Weather
 HORIZON = 4.0  # times the deadline: as far as weather is drawn; then it begins again
 
 
-class Known(NamedTuple):
-    """A time in which a place's state is known, in hours since the submit."""
-
-    since: float
-    until: float
-    is_up: bool
-
-
-class Past(NamedTuple):
-    """What a run knows of a place: in order of time, without overlap."""
-
-    spells: tuple[Known, ...]
-    scale: float  # of its hazards, as stated
-
-    @property
-    def hours(self) -> float:
-        return sum(spell.until - spell.since for spell in self.spells)
-
-
 def of_run(question: Question, state: RunState, prospect: Prospect, *, now: datetime) -> Replay:
     """Of a run as it stood at its submit, beside what it did cost."""
-    known = pasts(state, now)
+    known = seen(state.attempts, since=state.submitted_at, now=now)
     skies = known_skies(
         known,
         count=question.count,
@@ -75,16 +51,6 @@ def of_run(question: Question, state: RunState, prospect: Prospect, *, now: date
         prices="of its attempts where it has been, elsewhere of today's price book",
         actual=actual_of(state, now),
     )
-
-
-def pasts(state: RunState, now: datetime) -> dict[str, Past]:
-    """By key, of the spot offers that the run asked for."""
-    by_key: dict[str, list[Attempt]] = {}
-    for attempt in state.attempts:
-        offer = attempt.placement.offer
-        if offer.capacity is Capacity.SPOT and (attempt.started_at or attempt.refused_at):
-            by_key.setdefault(offer.key, []).append(attempt)
-    return {key: Past(_known(attempts, state, now), _scale(attempts[0])) for key, attempts in by_key.items()}
 
 
 def known_skies(known: Mapping[str, Past], *, count: int, seed: int, factor: float, horizon_hours: float) -> list[Sky]:
@@ -109,14 +75,18 @@ def step_factor(state: RunState) -> float:
 def actual_of(state: RunState, now: datetime) -> Actual:
     """What became of the run; its decisions are the sentences of the ledger."""
     end = state.finished_at or now
-    fallback = [a for a in state.attempts if a.started_at and a.placement.offer.capacity is not Capacity.SPOT]
+    fallback = [
+        (a.started_at, min(a.billed_until or end, end))
+        for a in state.attempts
+        if a.started_at and a.placement.offer.capacity is not Capacity.SPOT
+    ]
     return Actual(
         is_finished=state.is_finished,
         is_late=end > state.submitted.deadline_at,
         cost_usd=spent_usd(state, end),
         hours=_hours(end, state),
-        preemptions=sum(_is_taken(a) for a in state.attempts),
-        fallback_hours=sum(_hours(min(a.billed_until or end, end), state) - _hours(_began(a), state) for a in fallback),
+        preemptions=sum(is_taken(a) for a in state.attempts),
+        fallback_hours=sum((until - since).total_seconds() / 3600 for since, until in fallback),
         timeline=timeline_of(state, now),
         decisions=tuple(
             Decision(
@@ -128,37 +98,6 @@ def actual_of(state: RunState, now: datetime) -> Actual:
             for a in state.attempts
         ),
     )
-
-
-def _known(attempts: Sequence[Attempt], state: RunState, now: datetime) -> tuple[Known, ...]:
-    spells: list[Known] = []
-    down_since: float | None = None
-    for attempt in attempts:
-        if attempt.refused_at:
-            at = _hours(attempt.refused_at, state)
-            spells += [Known(at if down_since is None else down_since, at, is_up=False)]
-            down_since = at if down_since is None else down_since
-            continue
-        began = _hours(min(_began(attempt), attempt.requested_at), state)  # it had capacity when it was asked
-        ended = _hours(_ended(attempt, now), state)
-        if down_since is not None:
-            spells.append(Known(down_since, began, is_up=False))
-        spells.append(Known(began, ended, is_up=True))
-        down_since = ended if _is_taken(attempt) else None
-    if down_since is not None:
-        spells.append(Known(down_since, max(down_since, spells[-1].until), is_up=False))
-    return tuple(_without_overlap(spells))
-
-
-def _without_overlap(spells: Sequence[Known]) -> list[Known]:
-    """Refusals in a row name the same outage, each a longer piece of it."""
-    found: list[Known] = []
-    for spell in spells:
-        if found and found[-1].is_up is spell.is_up and spell.since <= found[-1].until:
-            spell = Known(found[-1].since, max(found[-1].until, spell.until), spell.is_up)  # noqa: PLW2901
-            found.pop()
-        found.append(spell)
-    return found
 
 
 def _filled(known: Mapping[str, Past], seed: int, horizon_hours: float) -> Callable[[], Weather]:
@@ -217,23 +156,6 @@ class _Walk:
     def _turn(self, at: float) -> None:
         self.changes.append(at)
         self.is_up, self.at, self._age, self._is_fresh = not self.is_up, at, 0.0, False
-
-
-def _scale(attempt: Attempt) -> float:
-    return fresh_preemptions_per_hour(attempt.placement.offer) / FRESH_PREEMPTIONS_PER_HOUR
-
-
-def _began(attempt: Attempt) -> datetime:
-    assert attempt.started_at is not None
-    return attempt.started_at
-
-
-def _ended(attempt: Attempt, now: datetime) -> datetime:
-    return attempt.gone_at or attempt.ended_at or now
-
-
-def _is_taken(attempt: Attempt) -> bool:
-    return attempt.outcome in ("preempted", "lost") and attempt.placement.offer.capacity is Capacity.SPOT
 
 
 def _hours(at: datetime, state: RunState) -> float:

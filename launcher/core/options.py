@@ -67,11 +67,16 @@ class Option:
     def seconds_to_finish(self, steps: int) -> float:
         """Set-up, steps with their saves, and a last one; as many of the first and the last as the lease demands."""
         work = steps * self.step_seconds * (1.0 + self.saving_share)
-        around = self.setup_seconds + self.durable_seconds
+        return work + self.starts(steps) * (self.setup_seconds + self.durable_seconds)
+
+    def starts(self, steps: int) -> float:
+        """One, or as many as the lease demands."""
         lease = self.placement.offer.lease_seconds
         if lease is None:
-            return around + work
-        return work + max(1, math.ceil(work / (lease - around))) * around if lease > around else math.inf
+            return 1
+        work = steps * self.step_seconds * (1.0 + self.saving_share)
+        free = lease - self.setup_seconds - self.durable_seconds
+        return max(1, math.ceil(work / free)) if free > 0 else math.inf
 
     def is_open(self, now: datetime, rules: Rules) -> bool:
         """Whether an attempt that begins now could do useful work before the place closes."""
@@ -84,7 +89,8 @@ class Option:
 
         Spot may be taken, a reservation may end too early, and one that begins later than that moment comes too late.
         """
-        offer, needed = self.placement.offer, self.seconds_to_finish(steps)
+        offer, restarts = self.placement.offer, self.starts(steps) - 1  # each may take as long as the first
+        needed = self.seconds_to_finish(steps) + restarts * changeover_seconds(rules)
         closes_at = offer.closes_at or datetime.max.replace(tzinfo=UTC)
         if self.capacity is Capacity.SPOT or math.isinf(needed) or (closes_at - now).total_seconds() < needed:
             return None

@@ -206,7 +206,8 @@ def _estimates(
             tariffs=book.tariffs,
             host=candidate.host,
         )
-        found.append((option.placement.offer, estimate(place, market, outlook, basis, step=candidate.step)))
+        one = estimate(place, market, outlook, basis, step=candidate.step, history=measured.places)
+        found.append((option.placement.offer, one))
     return found
 
 

@@ -25,8 +25,8 @@ from launcher.core.hazards import (
 from launcher.core.market import Place
 from launcher.core.spot import learned_scale
 
-# Places differ, and so do a place's own days: standard deviation of the logarithm of hazards in a future. Chosen on the
-# traces of 2022-10: of 0.25 to 0.4 all held 78 to 88 % of the runs (python -m benchmarks policy calibration).
+# Places differ, and so do a place's own days: standard deviation of the logarithm of hazards in a future. Between 0.25
+# and 0.4: either held 78 to 88 % of the runs on the traces of 2022-10 (python -m benchmarks policy calibration).
 FRAILTY = 0.3
 _RESTS = 128  # quantiles of what is left of an outage that somebody comes upon
 
@@ -44,10 +44,10 @@ class Weather(Protocol):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Habits:
-    """What a place's record teaches: how it stands at its end; ends of spells and outages, and how many the hazards of
-    the traces let one expect."""
+    """What a place's record teaches: how it stands at its end (`None`: nobody knows); ends of spells and outages, and
+    how many the hazards of the traces let one expect."""
 
-    is_up: bool
+    is_up: bool | None
     age_hours: float  # of that spell or outage
     lost: tuple[int, float]
     found: tuple[int, float]
@@ -106,8 +106,9 @@ class _Spell:
         lives, returns = _learned(place.scale, known) if known else (place.scale, 1.0)
         self._lives, self._returns = frailty * lives, returns / frailty
         available = AVAILABLE if place.obtainability is None else place.obtainability
-        self.is_up = known.is_up if known else luck.random() < available
-        if known:
+        seen = known.is_up if known else None
+        self.is_up = luck.random() < available if seen is None else seen
+        if known and seen is not None:
             self.until = self._lasts(known.age_hours)
         elif self.is_up:
             self.until = self._lasts(0.0, LIFE_HAZARD)

@@ -25,6 +25,7 @@ from typing import Literal
 from launcher.core.gpus import GpuCatalog, Ratio
 from launcher.core.spec import ModelSize, RunSpec, Workload
 from launcher.core.unknown import Unknown
+from launcher.core.weather import Habits
 
 # Machine to machine, same GPU type: coefficient of variation 0.004 to 0.02, one workload 0.04
 # (39 H100 SXM in Lambda's public benchmark); a factor 1.03 is a CV of 2.3 %, 1.05 one of 4 %.
@@ -95,6 +96,7 @@ class Measured:
     checkpoint_gb: float | None = None
     num_runs: int = 0
     corrections: Mapping[StepSource, Correction] = field(default_factory=dict)
+    places: Mapping[str, Habits] = field(default_factory=dict)  # of spot, by key, as all runs saw them lately
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

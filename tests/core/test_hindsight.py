@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+from datetime import datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -18,11 +18,12 @@ from launcher.core.events import (
     RunFinished,
     TrainingResumed,
 )
-from launcher.core.hindsight import Known, actual_of, known_skies, of_run, pasts, step_factor
+from launcher.core.hindsight import actual_of, known_skies, of_run, step_factor
 from launcher.core.market import Market
 from launcher.core.offers import Placement
 from launcher.core.prospect import Prospect
 from launcher.core.replay import Question
+from launcher.core.sightings import Known, Past, seen
 from launcher.core.state import RunState, spent_usd
 from tests.builders import T0, a_placement, a_spec, a_state, a_submit, after, an_offer
 from tests.core.futures import a_market, an_option, an_outlook, on_demand, place_in
@@ -65,31 +66,12 @@ def played(state: RunState, market: Market, count: int = 9) -> Any:
     return of_run(Question(count=count), state, prospect, now=after(30 * HOUR))
 
 
+def pasts(state: RunState, now: datetime) -> dict[str, Past]:
+    return seen(state.attempts, since=state.submitted_at, now=now)
+
+
 def known(state: RunState, placement: Placement = A) -> tuple[Known, ...]:
     return pasts(state, after(30 * HOUR))[placement.offer.key].spells
-
-
-def test_a_place_was_up_while_a_machine_lived_there() -> None:
-    state = a_run(*lived(1, 0.5, 4.0, "stopped"))
-
-    assert known(state) == (Known(0.5, 4.0, is_up=True),)
-
-
-def test_a_place_was_down_from_a_preemption_until_it_granted_a_machine_again() -> None:
-    state = a_run(*lived(1, 0.5, 4.0, "preempted"), *refused(2), *lived(3, 9.0, 12.0, "completed"))
-
-    assert state.attempts[2].requested_at == after(8 * HOUR)
-    assert known(state) == (Known(0.5, 4.0, is_up=True), Known(4.0, 8.0, is_up=False), Known(8.0, 12.0, is_up=True))
-
-
-def test_refusals_in_a_row_are_one_outage_up_to_the_last_of_them() -> None:
-    state = a_run(*refused(1), *refused(2), *refused(3))
-
-    assert known(state) == (Known(2.0, 6.0, is_up=False),)
-
-
-def test_capacity_that_stays_has_no_weather() -> None:
-    assert pasts(a_run(*lived(1, 0.5, 4.0, "completed", FIRM)), after(30 * HOUR)) == {}
 
 
 def test_no_fill_contradicts_what_is_known() -> None:

@@ -17,6 +17,7 @@ from launcher.core.options import Rules
 from launcher.core.planner import NUM_SPOT, Plan, plan, unaccepted_egress_usd, why_nothing
 from launcher.core.pricing import Terms
 from launcher.core.survey import Book, survey
+from launcher.core.weather import Habits
 from launcher.core.workload import Correction, History, Measured
 from tests.builders import T0, a_spec, after, an_offer
 
@@ -417,3 +418,16 @@ def test_what_another_source_learnt_changes_no_digit() -> None:
     raw, beside = (planned(an_offer(), on_demand(), measured=m) for m in (Measured(), others))
 
     assert raw.ranked == beside.ranked
+
+
+def test_what_runs_saw_of_a_place_enters_its_estimate_and_is_said() -> None:
+    rough = Habits(is_up=False, age_hours=2.0, lost=(9, 2.0), found=(1, 3.0))
+    places = [an_offer(zone="a"), on_demand()]
+    key = places[0].key
+
+    unseen, seen = (planned(*places, measured=m) for m in (Measured(), Measured(places={key: rough})))
+
+    before, after_it = (next(e for e in made.ranked if e.placement.offer.key == key) for made in (unseen, seen))
+    assert after_it.cost_usd.p50 > before.cost_usd.p50
+    (said,) = (a.source for a in after_it.assumptions if a.name == "preemptions")
+    assert said.endswith("; in runs of the last 14 days 9, where 2.0 were to be expected")

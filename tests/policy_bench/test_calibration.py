@@ -9,7 +9,7 @@ import pytest
 
 from benchmarks.policy.calibration import (
     CELLS,
-    HISTORY_HOURS,
+    HISTORY_DAYS,
     LONGEST_TICKS,
     Cell,
     Judged,
@@ -21,6 +21,8 @@ from benchmarks.policy.calibration import (
 )
 from benchmarks.policy.tables import V100
 from benchmarks.policy.traces import TICKS_PER_HOUR, NoTraces, traces_folder, zone
+
+HISTORY_HOURS = HISTORY_DAYS * 24
 
 
 def test_a_record_is_what_was_seen_before_the_start_and_nothing_behind_it() -> None:
@@ -38,7 +40,7 @@ def test_a_record_is_what_was_seen_before_the_start_and_nothing_behind_it() -> N
 def test_no_start_of_the_first_half_sees_a_day_of_the_second() -> None:
     days = zone("us-east-1a", [True] * 45 * 24 * TICKS_PER_HOUR)
 
-    first, second, both = (_starts([days], half, 7) for half in ("first", "second", "both"))
+    first, second, both = (_starts([days], half, 7, HISTORY_DAYS) for half in ("first", "second", "both"))
 
     assert first[0] == both[0] == HISTORY_HOURS * TICKS_PER_HOUR
     assert first[-1] + LONGEST_TICKS <= second[0]
