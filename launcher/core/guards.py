@@ -60,23 +60,27 @@ class Look(NamedTuple):
     spare: float  # hours until only an immediate fallback meets the deadline; infinite without a fallback
     work: float  # hours of the fallback, as the guide counts them: who leaves a machine saves first
     slack: float  # the same
+    needed: float  # of the work, in steps of half an hour: what a machine's life is worth living for
 
 
 def look_at(run: Standing, market: Market, now: float) -> Look:
     most_usd = (market.most_usd if run.in_all is None else market.most_usd_for(run.in_all)) + HAIR
-    ways = [
-        (spare, run.spent + place.usd_to_finish(run.steps), place.opens_at <= now)
-        for place in market.havens
-        if affordable(run, place) and (spare := spare_hours(place, run.steps, market, now)) is not None
-    ]
-    least_usd = min((usd for spare, usd, _ in ways if spare >= market.reserve_hours), default=math.inf)
-    spare = max((spare for spare, usd, _ in ways if usd <= max(most_usd, least_usd)), default=math.inf)
-    is_open = any(opened for *_, opened in ways)  # then nothing is risked on a price that may come too late
-    havens = tuple((spare, usd) for spare, usd, opened in ways if opened or not is_open)
+    opened: list[tuple[float, float]] = []
+    later: list[tuple[float, float]] = []
+    for place in market.havens:
+        hours = spare_hours(place, run.steps, market, now) if affordable(run, place) else None
+        if hours is not None:
+            way = hours, run.spent + place.usd_to_finish(run.steps)
+            (opened if place.opens_at <= now else later).append(way)
+    ways = opened + later
+    least_usd = min((usd for hours, usd in ways if hours >= market.reserve_hours), default=math.inf)
+    spare = max((hours for hours, usd in ways if usd <= most_usd or usd <= least_usd), default=math.inf)
+    havens = tuple(opened or later)  # nothing is risked on a price that may come too late
     ahead = min(run.here.ahead, run.steps) * market.unit_hours if run.here else 0.0
     usable = spare + ahead - market.reserve_hours - market.sag_hours + market.changeover_hours
     slack = max(0.0, min(usable, market.deadline - now))
-    return Look(run, market, now, most_usd, havens, spare, run.steps * market.unit_hours - ahead, slack)
+    work = run.steps * market.unit_hours - ahead
+    return Look(run, market, now, most_usd, havens, spare, work, slack, max(0.5, round(work * 2) / 2))
 
 
 def spare_hours(place: Place, steps: float, market: Market, now: float) -> float | None:

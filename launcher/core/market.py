@@ -197,6 +197,10 @@ class Market:
     def most_usd(self) -> float:
         return self.most_usd_for(self.steps)
 
+    @cached_property
+    def _one_try_usd(self) -> float:
+        return max((self.try_usd[place.key] for place in self.tiers[0]), default=0.0) if self.tiers else 0.0
+
     def most_usd_for(self, steps: float) -> float:
         """That the guard of the money allows for so many steps: what the fallback alone would take, and a little more.
 
@@ -206,8 +210,7 @@ class Market:
         if place is None:
             return math.inf
         alone = place.usd_to_finish(steps)
-        one_try = max((self.try_usd[place.key] for place in self.tiers[0]), default=0.0) if self.tiers else 0.0
-        return alone + max((self.max_cost_ratio - 1.0) * alone, one_try)
+        return alone + max((self.max_cost_ratio - 1.0) * alone, self._one_try_usd)
 
     @cached_property
     def try_usd(self) -> Mapping[str, float]:

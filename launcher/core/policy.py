@@ -9,6 +9,7 @@ moods.
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 from typing import NamedTuple
 
 from launcher.core.guards import (
@@ -130,19 +131,17 @@ def _idle(look: Look) -> Action:
 
 def _cheaper_spot(look: Look, here: Holding) -> Action:
     """On the cheapest tier: stay, unless another place of it is clearly better, the change included."""
-    market, place = look.market, here.place
-    others = [p for p in market.tiers[0] if p is not place] if market.tiers and market.hands_over else []
-    asked = [p for p in others if _asked_again_at(look, p) <= look.now]
-    if asked:
+    market, place, news = look.market, here.place, math.inf
+    if market.tiers and market.hands_over:
         slack_usd = _slack_usd(look)
         most = (1.0 - MOVE_GAIN) * _hourly(look, place, slack_usd, age=_age(look, place, here))
-        cheap = [
-            p for p in asked if _unit_usd(market, p) < most and not p.is_scarce
-        ]  # for the price alone may rule it out
-        for usd, _, other in sorted((_beside(look, p, here, slack_usd), p.key, p) for p in cheap):
+        others = (p for p in market.tiers[0] if p is not place and not p.is_scarce)
+        cheap = [(p, _asked_again_at(look, p)) for p in others if _unit_usd(market, p) < most]
+        asked = [(_beside(look, p, here, slack_usd), p.key, p) for p, at in cheap if at <= look.now]
+        for usd, _, other in sorted(asked):
             if usd < most and may_start(look, other, beside=here):
                 return HandOver(other, "spot is so much cheaper there that the change pays", overlaps=True)
-    news = min((at for p in others if (at := _asked_again_at(look, p)) > look.now), default=math.inf)
+        news = min((at for _, at in cheap if at > look.now), default=math.inf)
     return Keep(min(news, guarded_until(look, here)))
 
 
@@ -232,21 +231,19 @@ def _surest(look: Look) -> Action:
 
 
 def _cheapest(look: Look, tier: int, *, beside: Holding | None = None, overlaps: bool = True) -> Place | None:
-    """The free place of a tier with the least effective rate: price, and what ends and moves cost, per hour of life."""
+    """The place of a tier that may start, with the least effective rate: price, and what ends and moves cost."""
     places = look.market.tiers[tier] if tier < len(look.market.tiers) else ()
-    free = [p for p in places if may_start(look, p, beside=beside, overlaps=overlaps)]
-    free = [p for p in free if not p.is_scarce] or ([] if beside else free)
-    if len(free) < 2:
-        return free[0] if free else None
-    slack_usd = _slack_usd(look)
-    age = 0.0
+    free = [p for p in places if is_free(look, p) and not (beside and (p is beside.place or p.is_scarce))]
+    if len(free) > 1:
+        slack_usd = _slack_usd(look)
+        free.sort(key=lambda p: (p.is_scarce, _hourly(look, p, slack_usd, age=_spell_age(look, p)), p.key))
+    return next((p for p in free if is_allowed(look, p, beside=beside, overlaps=overlaps)), None)
 
-    def rate(place: Place) -> tuple[float, str]:
-        known = look.run.seen.get(place.key) if look.market.has_feed else None
-        since = age if known is None else look.now - known.since
-        return _hourly(look, place, slack_usd, age=since), place.key
 
-    return min(free, key=rate)
+def _spell_age(look: Look, place: Place) -> float:
+    """Of its spell, where a feed tells it; else nobody knows of any."""
+    known = look.run.seen.get(place.key) if look.market.has_feed else None
+    return 0.0 if known is None else look.now - known.since
 
 
 def _hourly(look: Look, place: Place, slack_usd: float, *, age: float = 0.0, once_usd: float = 0.0) -> float:
@@ -262,11 +259,16 @@ def _unit_usd(market: Market, place: Place) -> float:
 
 def _life(look: Look, place: Place, age: float) -> float:
     """Hours that a machine there is expected to live, of those that the work needs; ages in steps, for the cache."""
-    needed = max(0.5, round(look.work * 2) / 2)
-    scale = look.run.scales.get(place.key, place.scale)
-    hazards = hazards_seen(has_feed=look.market.has_feed)
-    life = life_hours(hazards, round(scale, 2), needed, round(age, 1) if age < 2 else float(round(age)))
+    scale, at = look.run.scales.get(place.key, place.scale), 0.0
+    if age > 0:
+        at = round(age, 1) if age < 2 else float(round(age))
+    life = _life_hours(look.market.has_feed, round(scale, 2), look.needed, at)
     return max(1e-3, min(life, place.usable_hours(look.now))) if place.closes_at < math.inf else life
+
+
+@lru_cache(maxsize=1 << 16)
+def _life_hours(has_feed: bool, scale: float, most_hours: float, age: float) -> float:
+    return life_hours(hazards_seen(has_feed=has_feed), scale, most_hours, age)
 
 
 def _age(look: Look, place: Place, here: Holding) -> float:

@@ -125,7 +125,7 @@ class _Spell:
         if scale <= 0:
             return math.inf
         mass = self._luck.expovariate(1.0) / scale
-        return age_at(hazards, mass + cumulated(hazards, age_hours)) - age_hours
+        return age_at(hazards, mass + cumulated(hazards, age_hours)) - age_hours if age_hours else age_at(hazards, mass)
 
 
 def _learned(scale: float, known: Habits) -> tuple[float, float]:
