@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from decimal import ROUND_CEILING, Decimal
 
 from launcher.core.assumptions import assumptions
 from launcher.core.estimate import CENT, Estimate, estimate
-from launcher.core.market import Market, market_of
+from launcher.core.market import Market, Place, market_of
 from launcher.core.offers import Capacity, Offer, Refusal
 from launcher.core.options import Option, Rules, closing_seconds
 from launcher.core.pricing import LOCAL, Terms
@@ -29,6 +29,8 @@ UNASKED_EGRESS_USD = Decimal(25)  # as much as --yes serves without asking
 UNASKED_EGRESS_SHARE = Decimal("0.2")  # of the whole: more of it than that is a decision of its own
 NUM_SPOT = 5  # spot places whose estimates are worked out
 NOISE = Decimal("0.25")  # of a range: medians of a hundred futures differ by as much by luck alone
+LONGER_CHASE = 1.3  # times the fallback alone, where the spec's guard of the money costs more than it saves
+WORTH_SAYING = Decimal("0.9")  # of the high end of the range: less of it for a longer chase is said
 WAITS_FOR_SPOT = 4.0  # without a deadline: this many fallback delays on top of twice the work
 
 
@@ -65,6 +67,7 @@ class Plan:
     deadline_at: datetime
     deadline_assumed: bool
     chase_usd: Decimal | None  # that spot is tried for at the most: a little more than the fallback alone would cost
+    longer_chase: Estimate | None  # of the best place under `LONGER_CHASE`, where its high end is much lower
     made_at: datetime
 
     @property
@@ -100,6 +103,7 @@ def plan(spec: RunSpec, book: Book, measured: Measured, *, now: datetime, rules:
             deadline_at=now,
             deadline_assumed=spec.deadline is None,
             chase_usd=None,
+            longer_chase=None,
             made_at=now,
         )
     deadline_at = deadline(spec, candidates, now, rules.fallback_delay_seconds)
@@ -120,6 +124,7 @@ def plan(spec: RunSpec, book: Book, measured: Measured, *, now: datetime, rules:
         deadline_at=deadline_at,
         deadline_assumed=spec.deadline is None,
         chase_usd=_chase_usd(market),
+        longer_chase=_longer_chase(spec, book, measured, begun, market, rules, by_cost),
         made_at=now,
     )
 
@@ -194,21 +199,49 @@ def _estimates(
     found = []
     for place in (*spot[:NUM_SPOT], *market.firm):
         candidate = known.get(place.key)
-        if candidate is None:
-            continue
-        option, outlook = candidate.option, outlook_for(spec, book, measured, candidate, rules)
-        basis = assumptions(
-            spec,
-            measured,
-            option,
-            step=candidate.step,
-            interval_seconds=option.interval_seconds,
-            tariffs=book.tariffs,
-            host=candidate.host,
-        )
-        one = estimate(place, market, outlook, basis, step=candidate.step, history=measured.places)
-        found.append((option.placement.offer, one))
+        if candidate is not None:
+            one = _estimate(spec, book, measured, candidate, place, market, rules)
+            found.append((place.option.placement.offer, one))
     return found
+
+
+def _estimate(
+    spec: RunSpec, book: Book, measured: Measured, candidate: Candidate, place: Place, market: Market, rules: Rules
+) -> Estimate | Unknown:
+    basis = assumptions(
+        spec,
+        measured,
+        candidate.option,
+        step=candidate.step,
+        interval_seconds=candidate.option.interval_seconds,
+        tariffs=book.tariffs,
+        host=candidate.host,
+    )
+    outlook = outlook_for(spec, book, measured, candidate, rules)
+    return estimate(place, market, outlook, basis, step=candidate.step, history=measured.places)
+
+
+def _longer_chase(
+    spec: RunSpec,
+    book: Book,
+    measured: Measured,
+    candidates: Sequence[Candidate],
+    market: Market,
+    rules: Rules,
+    ranked: Sequence[Estimate],
+) -> Estimate | None:
+    """Only asked for where one future of ten or more ends up about as dear as the fallback alone."""
+    best, fallback = (ranked[0] if ranked else None), market.fallback
+    if best is None or fallback is None or best.option.capacity is not Capacity.SPOT:
+        return None
+    alone = Decimal(str(fallback.usd_to_finish(market.steps)))
+    if market.max_cost_ratio >= LONGER_CHASE or best.cost_usd.p90 < WORTH_SAYING * alone:
+        return None
+    candidate = next(c for c in candidates if c.option is best.option)
+    place = next(p for p in market.places if p.option is best.option)
+    bolder = replace(market, max_cost_ratio=LONGER_CHASE)
+    found = _estimate(spec, book, measured, candidate, place, bolder, rules)
+    return found if isinstance(found, Estimate) and found.high_usd < WORTH_SAYING * best.high_usd else None
 
 
 def outlook_for(spec: RunSpec, book: Book, measured: Measured, candidate: Candidate, rules: Rules) -> Outlook:

@@ -9,6 +9,7 @@ moods.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -121,11 +122,13 @@ def _idle(look: Look) -> Action:
     wanted = ("spot",) if market.has_feed else ("spot", "wait")  # a machine's age begins with it, whoever waited
     if sight.is_up and _advice(look, sight) in wanted and (place := _cheapest(look, 0)):
         return Launch(place, "cheapest spot")
-    for rung in market.guide.asks(work_hours=look.work, slack_hours=look.slack, sight=down):
+    rungs = market.guide.asks(work_hours=look.work, slack_hours=look.slack, sight=down)
+    for rung in rungs:
         if place := _cheapest(look, rung + 1):
             return Launch(place, "dearer spot is worth more than the wait for cheaper")
     if _may_wait(look, 0.0) and _advice(look, down) != "fallback":
-        return _wait(look, "spot is expected back in time")
+        tiers = [market.tiers[tier] for tier in (0, *(rung + 1 for rung in rungs)) if tier < len(market.tiers)]
+        return _wait(look, "spot is expected back in time", [place.key for tier in tiers for place in tier])
     return _surest(look)
 
 
@@ -198,11 +201,11 @@ def _paying(look: Look, here: Holding, rung: int) -> Place | None:
     slack_usd, old = _slack_usd(look), _unit_usd(look.market, here.place)
     for tier in range(1, rung + 1):
         for place in look.market.tiers[tier]:
-            if not is_free(look, place):
-                continue
             new, start = _unit_usd(look.market, place), place.setup_hours
-            saved = (old - new) * max(0.0, _life(look, place, 0.0) - start)
             cost = (new + slack_usd + 0.5 * old) * start + place.arrival_usd
+            if (old - new) * (look.needed - start) <= cost or not is_free(look, place):  # no life is longer than that
+                continue
+            saved = (old - new) * max(0.0, _life(look, place, 0.0) - start)
             if saved > cost + look.market.move_usd(look.run.homes, place) and may_start(look, place, beside=here):
                 return place
     return None
@@ -254,6 +257,7 @@ def _hourly(look: Look, place: Place, slack_usd: float, *, age: float = 0.0, onc
 
 
 def _unit_usd(market: Market, place: Place) -> float:
+    """Of an hour's work of the fallback."""
     return place.usd_per_hour * place.step_hours / market.unit_hours
 
 
@@ -321,15 +325,18 @@ def _may_wait(look: Look, closing_hours: float) -> bool:
     return any(p.usable_hours(look.now) >= p.useful_hours and is_allowed(look, p) for p in market.spot)
 
 
-def _wait(look: Look, why: str) -> Wait:
+def _wait(look: Look, why: str, keys: Iterable[str] | None = None) -> Wait:
+    """`keys` of places that are waited for; else any."""
     due = look.now + look.spare - look.market.reserve_hours
-    until = _news_at(look, look.now + min(WAIT_HOURS[1], max(WAIT_HOURS[0], look.slack / 20)))
+    until = _news_at(look, look.now + min(WAIT_HOURS[1], max(WAIT_HOURS[0], look.slack / 20)), keys)
     return Wait(max(look.now + look.market.poll_hours, min(until, due) if due > look.now + _HAIR else until), why)
 
 
-def _news_at(look: Look, latest: float) -> float:
+def _news_at(look: Look, latest: float, keys: Iterable[str] | None = None) -> float:
     """When a place may be asked again or opens, if that is earlier."""
-    for one in look.run.seen.values():
-        if not one.is_up and look.now < one.again_at < latest:
+    seen = look.run.seen
+    for key in seen if keys is None else keys:
+        one = seen.get(key)
+        if one and not one.is_up and look.now < one.again_at < latest:
             latest = one.again_at
     return min((at for at in look.market.openings if look.now < at < latest), default=latest)

@@ -14,7 +14,7 @@ from rich.table import Table
 from launcher.core.estimate import Estimate
 from launcher.core.market import WAIT_PRICE
 from launcher.core.offers import Capacity, Offer
-from launcher.core.planner import Certainty, Plan, highest_usd
+from launcher.core.planner import LONGER_CHASE, Certainty, Plan, highest_usd
 from launcher.core.pricing import Terms, cash, credit_usd
 from launcher.core.rollout import PARTS
 from launcher.core.spans import span
@@ -79,6 +79,7 @@ def plan_json(plan: Plan) -> dict[str, Any]:
         "priority": plan.spec.priority,
         "wait_price": WAIT_PRICE if plan.deadline_assumed else 0.0,
         "chase_usd": None if plan.chase_usd is None else _usd(plan.chase_usd),
+        "longer_chase": plan.longer_chase and {"max_chase": LONGER_CHASE, **_entry(plan.longer_chase)},
         "cap_usd": None if plan.spec.cost.cap is None else _usd(plan.spec.cost.cap),
         "certainty": _certainty_entry(plan),
         "num_dearer": plan.num_dearer,
@@ -164,14 +165,18 @@ def _sentences(plan: Plan, chosen: Estimate, terms: Terms, money: Money) -> Iter
     on_demand = chosen.placement.on_demand_usd_per_hour
     if on_demand and on_demand > chosen.placement.usd_per_hour:
         saving = 1 - chosen.placement.usd_per_hour / on_demand
-        yield f"Price  {_assumed(chosen, 'price')}, {saving:.0%} below on-demand; {offer.source}, as of {offer.as_of}"
+        yield f"Price  {_assumed(chosen, 'price')} as of {offer.as_of}, {saving:.0%} below on-demand"
     else:
-        yield f"Price  {_assumed(chosen, 'price')}; {offer.source}, as of {offer.as_of}"
+        yield f"Price  {_assumed(chosen, 'price')} as of {offer.as_of}"
     credit = credit_usd(terms, offer.provider, plan.made_at.date())
     if credit:
         left = money.exact(cash(chosen.cost_usd.p50, credit))
         yield f"Credits  {money.exact(credit)} with {offer.provider}: {left} of it is cash"
     yield f"Limit  {_limit(plan, chosen, money)}"
+    if plan.longer_chase is not None and chosen is plan.best:
+        usd = plan.longer_chase.cost_usd
+        range80 = f"80 % {money.about(usd.p10)} – {money.about(usd.p90)}"
+        yield f"Advice  cost.max_chase: {LONGER_CHASE} would make it {money.about(usd.p50)}, {range80}"
     yield f"Ladder  {_ladder(plan, money)}"
     yield f"Deadline  {_deadline(plan, chosen)}"
     if plan.spec.priority == "urgent":

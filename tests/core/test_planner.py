@@ -14,7 +14,7 @@ from launcher.adapters.snapshot_prices import SnapshotPrices, load_catalog, load
 from launcher.core.market import NUM_FIRM
 from launcher.core.offers import Capacity, Offer
 from launcher.core.options import Rules
-from launcher.core.planner import NUM_SPOT, Plan, plan, unaccepted_egress_usd, why_nothing
+from launcher.core.planner import LONGER_CHASE, NUM_SPOT, Plan, plan, unaccepted_egress_usd, why_nothing
 from launcher.core.pricing import Terms
 from launcher.core.survey import Book, survey
 from launcher.core.weather import Habits
@@ -431,3 +431,16 @@ def test_what_runs_saw_of_a_place_enters_its_estimate_and_is_said() -> None:
     assert after_it.cost_usd.p50 > before.cost_usd.p50
     (said,) = (a.source for a in after_it.assumptions if a.name == "preemptions")
     assert said.endswith("; in runs of the last 14 days 9, where 2.0 were to be expected")
+
+
+def test_where_the_guard_of_the_money_is_dear_the_plan_says_what_a_longer_chase_would_cost() -> None:
+    rare = {"checkpoint": {"every_steps": 400}, "workload": {"steps": 5000, "step_seconds": {"H100": 10.0}}}
+    places = [an_offer(list_usd_per_hour=Decimal(12)), on_demand()]
+
+    made = planned(*places, deadline="60 h", **rare)
+    bold = planned(*places, deadline="60 h", cost={"max_chase": LONGER_CHASE}, **rare)
+
+    assert made.longer_chase is not None
+    assert made.longer_chase.cost_usd == bold.best.cost_usd
+    assert made.longer_chase.cost_usd.p90 < made.best.cost_usd.p90
+    assert bold.longer_chase is None

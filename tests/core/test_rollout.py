@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from decimal import Decimal
+from statistics import fmean
 
 import pytest
 from hypothesis import given, settings
@@ -303,3 +304,19 @@ def test_a_handover_that_is_refused_or_lost_changes_nothing_but_the_bill() -> No
     assert ways["refused"].hours == ways["lost"].hours == pytest.approx(alone.hours)
     assert ways["refused"].total_usd == pytest.approx(alone.total_usd)
     assert 0 < ways["lost"].total_usd - alone.total_usd < 6 * 600 / 3600
+
+
+@pytest.mark.parametrize(("zones", "slack"), [(1, 0.15), (3, 0.05)])
+def test_a_deadline_that_moves_by_a_second_moves_the_mean_cost_by_less_than_a_hundredth(
+    zones: int, slack: float
+) -> None:
+    places = [spot(f"z{n}", usd_per_hour=str(6 + n * 0.05), setup_seconds=720.0) for n in range(zones)]
+
+    def mean_usd(seconds: float) -> float:
+        market = a_market(*places, on_demand(), steps=17_280, hours=48 * (1 + slack) + seconds / 3600)
+        return fmean(roll(market, Drawn(seed), an_outlook()).total_usd for seed in range(60))
+
+    sooner, as_it_is, later = (mean_usd(seconds) for seconds in (-1, 0, 1))
+
+    assert sooner == pytest.approx(as_it_is, rel=0.01)
+    assert later == pytest.approx(as_it_is, rel=0.01)
