@@ -12,12 +12,14 @@ from rich.console import Console
 from launcher.core.events import (
     AttemptEnded,
     AttemptReady,
+    AttemptRefused,
     AttemptRequested,
     AttemptStarted,
     CheckpointCommitted,
     EndRequested,
     Event,
     HandedOver,
+    RunWaits,
     TrainingResumed,
 )
 from launcher.core.state import RunState
@@ -191,3 +193,27 @@ def test_a_followed_run_tells_the_handover_step_by_step() -> None:
         "attempt 2: set up, waits to take over from attempt 1",
         "attempt 2: takes over from attempt 1",
     ]
+
+
+def decision(state: RunState) -> list[str]:
+    return [text.strip() for text in shown(state).splitlines() if text.startswith(" Decision")]
+
+
+def test_the_newest_decision_is_shown_with_its_reason() -> None:
+    refused = AttemptRefused(attempt=2, reason="no_capacity", detail="none")
+    waits = a_state(RunWaits(why="no place has capacity"), RunWaits(why="spot is expected back in time"))
+
+    assert decision(beside()) == ["Decision  attempt 2: 1.2 h of slack"]
+    assert decision(beside(refused)) == ["Decision  attempt 1: test"]
+    assert decision(waits) == ["Decision  to wait, since Mon 05 Jan 12:01 UTC: spot is expected back in time"]
+    assert decision(a_finished_run()) == []
+
+
+def test_a_machine_reads_since_when_and_what_for_a_run_waits() -> None:
+    waits = a_state(RunWaits(why="no place has capacity"))
+
+    found = [run_json(state, after(600), supervised=True)["pause"] for state in (waits, beside())]
+
+    assert found == [{"since": after(60).isoformat(), "why": "no place has capacity"}, None]
+    (told,) = (sentence(entry, waits, Money()) for entry in entries(RunWaits(why="no place has capacity")))
+    assert told == "waits — no place has capacity"
