@@ -15,14 +15,14 @@ from pathlib import Path
 
 from launcher.adapters.skypilot_catalog import SkypilotCatalog
 from launcher.adapters.snapshot_prices import load_catalog, load_tariffs
-from launcher.core.estimate import estimate
+from launcher.core.estimates.estimate import estimate
+from launcher.core.estimates.planner import market_for, outlook_for, plan
+from launcher.core.estimates.survey import Book, survey
+from launcher.core.estimates.workload import Measured
 from launcher.core.offers import Capacity, Offer
-from launcher.core.options import Rules
-from launcher.core.planner import market_for, outlook_for, plan
-from launcher.core.pricing import Terms
+from launcher.core.prices.options import Rules
+from launcher.core.prices.pricing import Terms
 from launcher.core.spec import RunSpec
-from launcher.core.survey import Book, survey
-from launcher.core.workload import Measured
 from tests.adapters.catalogues import AWS, GCP, INFO, LAMBDA, ask_skypilot, folder, write
 
 NUM_FUTURES, NUM_ZONES, WORK_HOURS = 1000, 9, 48

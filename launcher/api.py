@@ -17,8 +17,16 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from launcher import __version__, engines, supervision
 from launcher.adapters.system_clock import SystemClock
 from launcher.adapters.yaml_spec import load_spec
-from launcher.core.estimate import Estimate
-from launcher.core.events import (
+from launcher.core.estimates.estimate import Estimate
+from launcher.core.estimates.planner import Plan, highest_usd, plan, unaccepted_egress_usd, why_nothing
+from launcher.core.estimates.saving import checkpoint_gb, durable_seconds, save_seconds, storage_usd_per_gb_month
+from launcher.core.estimates.workload import setup_seconds
+from launcher.core.gravity import HOURS_PER_MONTH
+from launcher.core.offers import Offer, Placement
+from launcher.core.replays.hindsight import of_run
+from launcher.core.replays.prospect import prospect_of_run, prospect_of_spec
+from launcher.core.replays.replay import Question, Replay, of_spec
+from launcher.core.runs.events import (
     Expected,
     Pace,
     Promise,
@@ -29,16 +37,8 @@ from launcher.core.events import (
     StopRequested,
     UsdQuantiles,
 )
-from launcher.core.gravity import HOURS_PER_MONTH
-from launcher.core.hindsight import of_run
-from launcher.core.offers import Offer, Placement
-from launcher.core.planner import Plan, highest_usd, plan, unaccepted_egress_usd, why_nothing
-from launcher.core.prospect import prospect_of_run, prospect_of_spec
-from launcher.core.replay import Question, Replay, of_spec
-from launcher.core.saving import checkpoint_gb, durable_seconds, save_seconds, storage_usd_per_gb_month
+from launcher.core.runs.state import RunState
 from launcher.core.spec import Market, RunSpec
-from launcher.core.state import RunState
-from launcher.core.workload import setup_seconds
 from launcher.errors import (
     InputError,
     LaunchError,
@@ -210,8 +210,8 @@ def _submitted(wiring: Wiring, draft: Draft, chosen: Estimate, approved_usd: Dec
 
 def first_request(wiring: Wiring, draft: Draft, chosen: Estimate) -> dict[str, Any]:
     """Exactly what the first attempt would ask its backend for; nothing is recorded or asked."""
-    from launcher.core.events import AttemptRequested, Entry
-    from launcher.core.state import fold
+    from launcher.core.runs.events import AttemptRequested, Entry
+    from launcher.core.runs.state import fold
 
     run_id = f"{draft.spec.name}-{draft.plan.made_at:%Y%m%d}-0000"
     submitted = _submitted(wiring, draft, chosen, highest_usd(draft.spec, chosen))(run_id)
@@ -283,7 +283,7 @@ def request_stop(wiring: Wiring, run_id: str, *, reason: str = "") -> RunState:
 
 def reopen(wiring: Wiring, run_id: str, *, approved_usd: Decimal) -> RunState:
     """Let a run that ended without success go on. Raises: NoSuchRun, OverBudget: that much is spent already."""
-    from launcher.core.state import spent_usd
+    from launcher.core.runs.state import spent_usd
 
     state = wiring.state(run_id)
     spent = spent_usd(state, state.finished_at or state.at)

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from launcher.adapters.system_clock import SystemClock
-from launcher.core.pricing import LOCAL
-from launcher.core.state import Attempt, RunState, job_name, run_uri_of
+from launcher.core.prices.pricing import LOCAL
+from launcher.core.runs.state import Attempt, RunState, job_name, run_uri_of
 from launcher.errors import InputError, NothingFeasible, Problem
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from launcher.adapters.skypilot_backend import SkyPilotBackend
     from launcher.adapters.skypilot_task import Site
     from launcher.core.offers import Offer
-    from launcher.core.options import Option
+    from launcher.core.prices.options import Option
     from launcher.core.spec import RunSpec
     from launcher.ports import Backend, LaunchRequest
     from launcher.supervisor import Supervisor
@@ -59,7 +59,7 @@ def _site(wiring: Wiring, offer: Offer) -> Site:
     """What this machine and the user's inventory add to a request for `offer`."""
     from launcher.adapters.skypilot_task import Site
     from launcher.adapters.skypilot_zones import aws_zone_names
-    from launcher.core.inventory import pool_of, reservation_config
+    from launcher.core.prices.inventory import pool_of, reservation_config
 
     hooks = find_spec("trainer_hooks")
     assert hooks is not None
@@ -112,7 +112,7 @@ def _can_start(wiring: Wiring, spec: RunSpec, offer: Offer) -> bool:
 
 def _reaches_run_folder(spec: RunSpec, offer: Offer) -> bool:
     """Whether the machine does: in a bucket, or on a disk that a Slurm cluster's nodes share."""
-    from launcher.core.traffic import checkpoint_home
+    from launcher.core.prices.traffic import checkpoint_home
 
     home = checkpoint_home(spec, offer)
     return home is not None and (offer.provider == "slurm" or ("://" in home and not home.startswith("file:")))
@@ -133,8 +133,8 @@ def request_document(wiring: Wiring, state: RunState, attempt: Attempt) -> dict[
 
 def _request(wiring: Wiring, state: RunState, attempt: Attempt, *, time_scale: float) -> LaunchRequest:
     from launcher.adapters.attempt_env import attempt_environment
-    from launcher.core.machine import LaunchRequest
-    from launcher.core.state import spent_usd
+    from launcher.core.runs.machine import LaunchRequest
+    from launcher.core.runs.state import spent_usd
 
     spec, spent = state.spec, spent_usd(state, attempt.requested_at)
     hourly = attempt.placement.usd_per_hour
@@ -191,9 +191,9 @@ def supervisor(wiring: Wiring, run_id: str) -> Supervisor:
 
 def _options(wiring: Wiring, state: RunState, clock: SystemClock) -> Sequence[Option]:
     """The run's places at today's prices, at the pace that is measured, or that its user agreed to."""
-    from launcher.core.standing import step_seconds
-    from launcher.core.survey import survey
-    from launcher.core.workload import Measured
+    from launcher.core.estimates.survey import survey
+    from launcher.core.estimates.workload import Measured
+    from launcher.core.policy.standing import step_seconds
 
     spec, pace = state.spec, state.submitted.pace
     known = {"step_seconds": step_seconds(state), "setup_seconds": pace.setup_seconds}

@@ -7,11 +7,11 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Protocol
 
-from launcher.core.events import Entry, Event
 from launcher.core.gravity import Found
-from launcher.core.journal import JournalLine
-from launcher.core.machine import LaunchRequest, Phase
 from launcher.core.offers import Offer
+from launcher.core.runs.events import Entry, Event
+from launcher.core.runs.journal import JournalLine
+from launcher.core.runs.machine import LaunchRequest, Phase
 
 __all__ = ["Backend", "Clock", "DataProbe", "Journal", "LaunchRequest", "Ledger", "Phase", "PriceSource", "Progress"]
 

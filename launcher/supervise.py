@@ -16,8 +16,8 @@ from socket import gethostname
 from launcher import engines, supervision
 from launcher.adapters.settings import load_settings
 from launcher.adapters.system_clock import SystemClock
-from launcher.core.state import RunState
-from launcher.core.takeover import takeover
+from launcher.core.runs.state import RunState
+from launcher.core.runs.takeover import takeover
 from launcher.errors import LaunchError, LedgerConflict
 from launcher.wiring import Moved, Wiring
 

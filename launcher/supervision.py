@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING
 
 from launcher import engines
 from launcher.adapters.system_clock import SystemClock
-from launcher.core.events import SupervisorHired, SupervisorReleased
-from launcher.core.supervision import Host, Sign, supervisor_name
-from launcher.core.takeover import UNSEEN
+from launcher.core.prices.supervision import Host, Sign, supervisor_name
+from launcher.core.runs.events import SupervisorHired, SupervisorReleased
+from launcher.core.runs.takeover import UNSEEN
 from launcher.errors import BackendError, InputError, LaunchError, Problem, RunFailed
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from launcher.adapters.fsspec_journal import FsspecJournal
     from launcher.adapters.shared_output import SharedOutput
     from launcher.core.offers import Offer
-    from launcher.core.state import RunState
+    from launcher.core.runs.state import RunState
     from launcher.wiring import Wiring
 
 HIRE_SECONDS = 1200.0  # from the request of a supervisor's machine to its first sign of life

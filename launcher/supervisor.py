@@ -14,10 +14,22 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
-from launcher.core.actions import Action, AskToEnd, Finish, HandOver, Judge, Keep, Launch, Relaunch, Release, Wait
-from launcher.core.checkpoints import Replica
-from launcher.core.conduct import next_action
-from launcher.core.events import (
+from launcher.core.policy.actions import (
+    Action,
+    AskToEnd,
+    Finish,
+    HandOver,
+    Judge,
+    Keep,
+    Launch,
+    Relaunch,
+    Release,
+    Wait,
+)
+from launcher.core.policy.conduct import next_action
+from launcher.core.prices.options import Option, Rules
+from launcher.core.runs.checkpoints import Replica
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptRefused,
     AttemptReleased,
@@ -30,9 +42,8 @@ from launcher.core.events import (
     RunFinished,
     RunWaits,
 )
-from launcher.core.observe import Patience, has_fled, observe
-from launcher.core.options import Option, Rules
-from launcher.core.state import Attempt, RunState, attempt_of, fold, job_name, run_uri_of, spent_usd
+from launcher.core.runs.observe import Patience, has_fled, observe
+from launcher.core.runs.state import Attempt, RunState, attempt_of, fold, job_name, run_uri_of, spent_usd
 from launcher.errors import BackendError, InputError, LaunchRefused, LedgerConflict, LedgerUnavailable, NoSuchRun
 from launcher.ports import Backend, Clock, Journal, LaunchRequest, Ledger, Phase
 

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 
 from launcher.adapters.settings import Settings
 from launcher.adapters.system_clock import SystemClock
-from launcher.core.pricing import LOCAL
-from launcher.core.state import RunState, fold
+from launcher.core.prices.pricing import LOCAL
+from launcher.core.runs.state import RunState, fold
 from launcher.errors import InputError, LedgerConflict, NoSuchRun, Problem
 
 if TYPE_CHECKING:
@@ -22,17 +22,17 @@ if TYPE_CHECKING:
     from launcher.adapters.outpost import Outpost
     from launcher.adapters.price_book import PriceBook
     from launcher.adapters.skypilot_clouds import Clouds
-    from launcher.core.events import Event
+    from launcher.core.estimates.survey import Book
+    from launcher.core.estimates.workload import Measured
     from launcher.core.gpus import GpuCatalog
     from launcher.core.gravity import Tariffs
     from launcher.core.offers import Offer, Price, Refusal
-    from launcher.core.options import Rules
-    from launcher.core.pricing import Terms
+    from launcher.core.prices.options import Rules
+    from launcher.core.prices.pricing import Terms
+    from launcher.core.prices.supervision import Host
+    from launcher.core.runs.events import Event
     from launcher.core.spec import RunSpec
-    from launcher.core.supervision import Host
-    from launcher.core.survey import Book
     from launcher.core.unknown import Unknown
-    from launcher.core.workload import Measured
     from launcher.ports import DataProbe, Journal, Ledger, PriceSource, Progress
 
 _PRICING = Path("pricing.yaml")
@@ -77,7 +77,7 @@ class Wiring:
     def terms(self) -> Terms:
         """pricing.yaml: the one that the settings name, else the one in this folder, else no terms at all."""
         from launcher.adapters.yaml_input import load
-        from launcher.core.pricing import Terms
+        from launcher.core.prices.pricing import Terms
 
         return load(self.pricing, Terms) if self.pricing else Terms()
 
@@ -101,7 +101,7 @@ class Wiring:
 
     def book(self, spec: RunSpec, clock: SystemClock) -> Book:
         """Offers and terms as of now; of a simulated market alone, where the run has one."""
-        from launcher.core.survey import Book
+        from launcher.core.estimates.survey import Book
 
         return Book(
             offers=self.prices(spec, clock).offers(clock.now()),
@@ -190,9 +190,9 @@ class Wiring:
     def measured(self, spec: RunSpec) -> Measured:
         """What the ledger's earlier runs of the same workload showed; of all runs, how good their estimates were, and
         what they saw of spot lately."""
-        from launcher.core.calibration import corrections
-        from launcher.core.history import measured
-        from launcher.core.sightings import lately
+        from launcher.core.estimates.calibration import corrections
+        from launcher.core.estimates.history import measured
+        from launcher.core.estimates.sightings import lately
 
         states = self.states()
         places = {} if spec.market else lately(states, self.clock(spec).now())
@@ -203,7 +203,7 @@ class Wiring:
 
         Looking at one's own machine costs nothing, so that is done more often.
         """
-        from launcher.core.options import Rules
+        from launcher.core.prices.options import Rules
 
         scale = spec.market.time_scale if spec.market else 1.0
         is_local = spec.market is not None or spec.providers == [LOCAL]
@@ -256,14 +256,14 @@ class Wiring:
 
     def run_uri(self, spec: RunSpec, run_id: str, offer: Offer) -> str:
         """The run's folder for a machine of `offer`: under its bucket, `checkpoint.uri`, or the state folder."""
-        from launcher.core.traffic import checkpoint_home
+        from launcher.core.prices.traffic import checkpoint_home
 
         parent = checkpoint_home(spec, offer) or str(self.settings.state_folder / "runs")
         return f"{parent.rstrip('/')}/{run_id}"
 
     def offers(self, gpu: str | None) -> tuple[tuple[Offer, Price | Refusal], ...]:
         """The price book, each offer with its price or why it is refused. Raises: InputError: no such GPU type."""
-        from launcher.core.pricing import price
+        from launcher.core.prices.pricing import price
 
         name = None
         if gpu is not None:

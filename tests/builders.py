@@ -7,12 +7,12 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
-from launcher.core.events import Entry, Event, Pace, Promise, Quantiles, RunSubmitted, UsdQuantiles
 from launcher.core.offers import Capacity, Offer, Placement, Price
-from launcher.core.options import Option
+from launcher.core.prices.options import Option
+from launcher.core.prices.traffic import Charge, Traffic
+from launcher.core.runs.events import Entry, Event, Pace, Promise, Quantiles, RunSubmitted, UsdQuantiles
+from launcher.core.runs.state import RunState, fold
 from launcher.core.spec import RunSpec
-from launcher.core.state import RunState, fold
-from launcher.core.traffic import Charge, Traffic
 
 T0 = datetime(2026, 1, 5, 12, 0, tzinfo=UTC)
 RUN = "digits-20260105-ab12"

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from decimal import Decimal
 from typing import Any
 
-from launcher.core.events import (
+from launcher.core.offers import Placement
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptReleased,
     AttemptRequested,
@@ -20,8 +21,7 @@ from launcher.core.events import (
     TrainingResumed,
     UsdQuantiles,
 )
-from launcher.core.offers import Placement
-from launcher.core.state import RunState
+from launcher.core.runs.state import RunState
 from tests.builders import a_placement, a_spec, a_state, a_submit, after
 
 SPACING_SECONDS = 600.0  # between two entries

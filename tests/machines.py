@@ -12,7 +12,8 @@ from collections.abc import Generator, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 
-from launcher.core.journal import (
+from launcher.core.offers import Placement
+from launcher.core.runs.journal import (
     EndReason,
     JournalLine,
     TrainerCommitted,
@@ -21,8 +22,7 @@ from launcher.core.journal import (
     TrainerStarted,
     TrainerStepped,
 )
-from launcher.core.offers import Placement
-from launcher.core.state import attempt_of
+from launcher.core.runs.state import attempt_of
 from launcher.errors import RefusalReason
 
 HEARTBEAT_SECONDS = 15.0

@@ -15,13 +15,13 @@ from decimal import Decimal
 from itertools import pairwise
 from typing import Literal
 
-from launcher.core.checkpoints import Replica
-from launcher.core.events import Entry, Event, RunSubmitted, StopRequested, from_json, to_json
-from launcher.core.journal import JournalLine
-from launcher.core.machine import LaunchRequest, Phase
 from launcher.core.offers import Placement
-from launcher.core.options import Option, Rules
-from launcher.core.state import Attempt, RunState, attempt_of, fold, job_name
+from launcher.core.prices.options import Option, Rules
+from launcher.core.runs.checkpoints import Replica
+from launcher.core.runs.events import Entry, Event, RunSubmitted, StopRequested, from_json, to_json
+from launcher.core.runs.journal import JournalLine
+from launcher.core.runs.machine import LaunchRequest, Phase
+from launcher.core.runs.state import Attempt, RunState, attempt_of, fold, job_name
 from launcher.errors import BackendError, LaunchRefused, LedgerConflict
 from launcher.supervisor import Supervisor
 from tests.builders import RUN, T0

@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 
-from launcher.core.events import (
+from launcher.core.offers import Capacity
+from launcher.core.prices.options import Option, Rules
+from launcher.core.runs.events import (
     AttemptRefused,
     AttemptReleased,
     AttemptRequested,
@@ -22,10 +24,8 @@ from launcher.core.events import (
     RunWaits,
     StopRequested,
 )
-from launcher.core.machine import LaunchRequest
-from launcher.core.offers import Capacity
-from launcher.core.options import Option, Rules
-from launcher.core.state import Pause, RunState, job_name, spent_usd
+from launcher.core.runs.machine import LaunchRequest
+from launcher.core.runs.state import Pause, RunState, job_name, spent_usd
 from launcher.errors import BackendError, InputError, LaunchError, LedgerUnavailable, NoSuchRun, Problem
 from launcher.ports import Clock
 from tests.builders import RUN, a_placement, a_spec, a_submit, after, an_offer, an_option

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from launcher.core.machine import LaunchRequest, Phase
-from launcher.core.state import attempt_of, job_name
-from launcher.core.takeover import takeover
+from launcher.core.runs.machine import LaunchRequest, Phase
+from launcher.core.runs.state import attempt_of, job_name
+from launcher.core.runs.takeover import takeover
 from launcher.ports import Backend
 from tests.builders import RUN, a_spec, a_submit, after
 from tests.machines import Fate, Work

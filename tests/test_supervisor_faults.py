@@ -14,10 +14,10 @@ from functools import cache
 
 import pytest
 
-from launcher.core.events import AttemptRequested, CheckpointCommitted, RunFinished, TrainingResumed
 from launcher.core.offers import Capacity
-from launcher.core.options import Rules
-from launcher.core.state import attempt_of, spent_usd
+from launcher.core.prices.options import Rules
+from launcher.core.runs.events import AttemptRequested, CheckpointCommitted, RunFinished, TrainingResumed
+from launcher.core.runs.state import attempt_of, spent_usd
 from tests.builders import RUN, a_placement, a_spec, a_submit, an_offer, an_option
 from tests.faults import Deaths, Rivals, supervise_through
 from tests.machines import Fate, Work

@@ -13,11 +13,11 @@ from typing import Any
 
 import pytest
 
-from launcher.core.events import AttemptEnded, EndRequested, HandedOver, RunFinished
-from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
-from launcher.core.options import Option, changeover_seconds
-from launcher.core.state import RunState, job_name, spent_usd
+from launcher.core.prices.options import Option, changeover_seconds
+from launcher.core.runs.events import AttemptEnded, EndRequested, HandedOver, RunFinished
+from launcher.core.runs.machine import LaunchRequest
+from launcher.core.runs.state import RunState, job_name, spent_usd
 from tests.builders import RUN, T0, a_placement, a_spec, a_submit, an_offer, an_option
 from tests.faults import Deaths, Rivals, Wrapped, supervise_through
 from tests.machines import Fate, Work

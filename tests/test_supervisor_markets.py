@@ -9,13 +9,13 @@ from decimal import Decimal
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from launcher.core.conduct import next_action
-from launcher.core.events import CheckpointCommitted, Entry, TrainingResumed
-from launcher.core.journal import TrainerEnded
-from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
-from launcher.core.options import Option, Rules, changeover_seconds
-from launcher.core.state import attempt_of, fold, spent_usd
+from launcher.core.policy.conduct import next_action
+from launcher.core.prices.options import Option, Rules, changeover_seconds
+from launcher.core.runs.events import CheckpointCommitted, Entry, TrainingResumed
+from launcher.core.runs.journal import TrainerEnded
+from launcher.core.runs.machine import LaunchRequest
+from launcher.core.runs.state import attempt_of, fold, spent_usd
 from tests.builders import RUN, T0, a_placement, a_spec, a_submit, after, an_offer, an_option
 from tests.machines import Fate, Work
 from tests.sim import PriceBook, Sim, a_sim

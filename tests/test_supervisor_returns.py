@@ -10,11 +10,11 @@ from random import Random
 
 import pytest
 
-from launcher.core.events import AttemptRequested
-from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
-from launcher.core.options import Rules, changeover_seconds
-from launcher.core.state import RunState
+from launcher.core.prices.options import Rules, changeover_seconds
+from launcher.core.runs.events import AttemptRequested
+from launcher.core.runs.machine import LaunchRequest
+from launcher.core.runs.state import RunState
 from tests.builders import T0, a_placement, a_spec, a_submit, an_offer, an_option
 from tests.machines import Fate, Work
 from tests.sim import Remembering, Sim, a_sim

@@ -96,7 +96,7 @@ def least_loss_seconds(*, step_seconds: float, cost: SaveCost) -> float:
 
 
 def _best_seconds(lost: float, between: float) -> float:
-    """Daly's series; `launcher/core/daly.py` has the form that it is the optimum of."""
+    """Daly's series; `launcher/core/estimates/daly.py` has the form that it is the optimum of."""
     if lost <= 0.0:
         return 0.0
     if lost >= 2 * between or math.isinf(between):

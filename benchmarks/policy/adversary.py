@@ -33,10 +33,10 @@ from typing import Literal, NamedTuple
 
 from benchmarks.policy.natures import Case, Habit, Nature
 from benchmarks.policy.world import World
-from launcher.core.guide import Rule, Terms
-from launcher.core.market import PAUSE_HOURS, Market, Place
 from launcher.core.offers import Capacity, Offer, Placement, Price
-from launcher.core.options import Option
+from launcher.core.policy.guide import Rule, Terms
+from launcher.core.policy.market import PAUSE_HOURS, Market, Place
+from launcher.core.prices.options import Option
 
 CASES_A_MARKET = 500  # that share a market, and so the solution of its guide
 CASES_A_TASK = 5_000

@@ -26,10 +26,10 @@ from benchmarks.policy.subject import Subject
 from benchmarks.policy.tables import REGIONS, V100, WORK_HOURS
 from benchmarks.policy.terms import Sights, Terms, equal_prices
 from benchmarks.policy.traces import TICKS_PER_HOUR, NoTraces, Zone, read_sets, traces_folder
-from launcher.core.estimate import Estimate, estimate
-from launcher.core.market import Market, Place
-from launcher.core.rollout import Outlook
-from launcher.core.weather import Record, habits
+from launcher.core.estimates.estimate import Estimate, estimate
+from launcher.core.estimates.rollout import Outlook
+from launcher.core.estimates.weather import Record, habits
+from launcher.core.policy.market import Market, Place
 
 Half = Literal["first", "second", "both"]
 HISTORY_DAYS = 14

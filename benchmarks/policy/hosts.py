@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from benchmarks.policy.natures import Case, Habit, Nature, is_up, turns_at
-from launcher.core.market import Market, Place
-from launcher.core.policy import Standing
+from launcher.core.policy.decision import Standing
+from launcher.core.policy.market import Market, Place
 
 HAIR = 1e-7  # hours
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from enum import IntEnum
 from typing import NamedTuple
 
-from launcher.core.market import Market
+from launcher.core.policy.market import Market
 
 
 class Nature(IntEnum):

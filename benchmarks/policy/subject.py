@@ -13,12 +13,12 @@ from benchmarks.policy.simulator import FOREVER, Decision, Mode, View
 from benchmarks.policy.terms import Sights, Terms
 from benchmarks.policy.traces import TICKS_PER_HOUR
 from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR, LIFE_HAZARD, cumulated
-from launcher.core.market import Market, Place, place_of
 from launcher.core.offers import Capacity, Offer, Placement, Price
-from launcher.core.options import Option, Rules
-from launcher.core.policy import Action, HandOver, Holding, Keep, Launch, Leave, Seen, Standing, Wait, decide
-from launcher.core.spot import learned_scale, pause_hours
-from launcher.core.traffic import Traffic
+from launcher.core.policy.decision import Action, HandOver, Holding, Keep, Launch, Leave, Seen, Standing, Wait, decide
+from launcher.core.policy.market import Market, Place, place_of
+from launcher.core.policy.spot import learned_scale, pause_hours
+from launcher.core.prices.options import Option, Rules
+from launcher.core.prices.traffic import Traffic
 
 STEPS_PER_TICK = 1000  # the guards keep a step back: here it is next to nothing
 RETRY_HOURS = 0.25

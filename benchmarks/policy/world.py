@@ -14,9 +14,9 @@ from typing import Literal, NamedTuple
 
 from benchmarks.policy.hosts import HAIR, Hosts, Machine
 from benchmarks.policy.natures import Case, is_up, turns_at
-from launcher.core.guards import spare_hours
-from launcher.core.market import Place
-from launcher.core.policy import Action, HandOver, Holding, Keep, Launch, Leave, Seen, Standing, Wait, decide
+from launcher.core.policy.decision import Action, HandOver, Holding, Keep, Launch, Leave, Seen, Standing, Wait, decide
+from launcher.core.policy.guards import spare_hours
+from launcher.core.policy.market import Place
 
 MOST_DECISIONS = 20_000
 FEED_HOURS = 0.2  # until a feed contradicts a refusal

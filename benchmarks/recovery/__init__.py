@@ -22,7 +22,7 @@ from statistics import median
 from benchmarks.recovery.scenes import SCENES, Scene
 from benchmarks.recovery.sides import ManagedJob, Ours, Side, until
 from benchmarks.recovery.steps import Step, done_again, first_new
-from launcher.core.options import Rules
+from launcher.core.prices.options import Rules
 
 STEPS_BEFORE = 10  # two checkpoints
 PEER_POLL_SECONDS = 15.0  # sky/jobs/utils.py, 0.14.1: JOB_STATUS_CHECK_GAP_SECONDS

@@ -14,7 +14,7 @@ from typing import Protocol
 from benchmarks.recovery import managed_jobs
 from benchmarks.recovery.scenes import PROVISION_SECONDS, Scene
 from launcher.adapters.sql_ledger import SqlLedger
-from launcher.core.options import Rules
+from launcher.core.prices.options import Rules
 from tests.labs.user import User
 
 STEPS, PAUSE_SECONDS, EVERY_STEPS = 800, 0.3, 5

@@ -5,10 +5,10 @@ from __future__ import annotations
 from decimal import Decimal
 
 from launcher.adapters.local_job import JOB_VARIABLE
+from launcher.core.estimates.saving import interruptions_per_hour
 from launcher.core.offers import Placement
-from launcher.core.saving import interruptions_per_hour
+from launcher.core.runs.state import job_name
 from launcher.core.spec import RunSpec
-from launcher.core.state import job_name
 from trainer_hooks.protocol import CAP_SECONDS, Best, Contract
 
 _METADATA_SERVICES = {"aws": "ec2", "gcp": "gce", "azure": "azure"}

@@ -6,8 +6,8 @@ EC2 API reference, DescribeCapacityReservations: `AvailableInstanceCount` is wha
 from __future__ import annotations
 
 from launcher.adapters.aws_client import aws_client
-from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
+from launcher.core.runs.machine import LaunchRequest
 from launcher.errors import BackendError, LaunchRefused
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from launcher.adapters.fsspec_journal import foreign_errors
-from launcher.core.checkpoints import Collected, Exported, Inventory, Keep, Replica, StoredCheckpoint, Verdict
+from launcher.core.runs.checkpoints import Collected, Exported, Inventory, Keep, Replica, StoredCheckpoint, Verdict
 from launcher.errors import BackendError, InputError, LaunchError, Problem
 from trainer_hooks.checkpoint.manifest import Chunk, Manifest
 from trainer_hooks.checkpoint.reader import CHUNKS, in_parallel

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from launcher.core.machine import LaunchRequest, Phase
-from launcher.core.pricing import LOCAL
-from launcher.core.state import attempt_of
+from launcher.core.prices.pricing import LOCAL
+from launcher.core.runs.machine import LaunchRequest, Phase
+from launcher.core.runs.state import attempt_of
 from launcher.ports import Backend
 
 

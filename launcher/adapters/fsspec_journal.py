@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from launcher.adapters.system_clock import SystemClock
-from launcher.core.journal import (
+from launcher.core.runs.journal import (
     EndReason,
     JournalLine,
     TrainerCommitted,

@@ -21,8 +21,8 @@ from pydantic import TypeAdapter, ValidationError
 
 from launcher.adapters.system_clock import SystemClock
 from launcher.core.gravity import Found, store_of
+from launcher.core.prices.traffic import home_region, homes
 from launcher.core.spec import RunSpec
-from launcher.core.traffic import home_region, homes
 from launcher.core.unknown import Unknown
 from launcher.errors import InputError, Problem
 from launcher.ports import DataProbe, Progress

@@ -24,7 +24,7 @@ from launcher.adapters.local_machine import Orders
 from launcher.adapters.local_market import Market, Outage, Place, is_available, next_outage
 from launcher.adapters.system_clock import SystemClock
 from launcher.core.offers import Capacity, Offer
-from launcher.core.state import attempt_of
+from launcher.core.runs.state import attempt_of
 from launcher.errors import BackendError, LaunchRefused
 from launcher.ports import LaunchRequest, Phase
 

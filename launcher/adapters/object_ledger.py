@@ -20,8 +20,8 @@ from datetime import UTC, datetime
 from functools import cached_property
 from typing import Any
 
-from launcher.core.events import Entry, Event, from_json, to_json
 from launcher.core.gravity import STORES
+from launcher.core.runs.events import Entry, Event, from_json, to_json
 from launcher.errors import InputError, LedgerConflict, LedgerUnavailable, Problem
 from trainer_hooks.storage import Storage, open_storage
 

@@ -17,10 +17,10 @@ from launcher.adapters.skypilot_cpus import small_machines
 from launcher.adapters.skypilot_task import SELF_ENDING
 from launcher.core.gravity import store_of
 from launcher.core.offers import Offer
-from launcher.core.pricing import LOCAL
+from launcher.core.prices.pricing import LOCAL
+from launcher.core.prices.supervision import Host, Machine, host_beside
+from launcher.core.runs.state import RunState
 from launcher.core.spec import RunSpec
-from launcher.core.state import RunState
-from launcher.core.supervision import Host, Machine, host_beside
 from launcher.core.unknown import Unknown
 from launcher.errors import InputError, Problem
 

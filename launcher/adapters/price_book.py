@@ -19,11 +19,11 @@ from typing import TYPE_CHECKING
 from launcher.adapters.skypilot_catalog import SkypilotCatalog
 from launcher.adapters.skypilot_clouds import read_clouds
 from launcher.adapters.snapshot_prices import SnapshotPrices
-from launcher.core.doubts import without_doubted_references
 from launcher.core.gpus import GpuCatalog
-from launcher.core.inventory import cluster_offers, own_offers, reserved_offers
 from launcher.core.offers import Offer
-from launcher.core.pricing import Terms
+from launcher.core.prices.doubts import without_doubted_references
+from launcher.core.prices.inventory import cluster_offers, own_offers, reserved_offers
+from launcher.core.prices.pricing import Terms
 
 if TYPE_CHECKING:
     from launcher.adapters.feeds import LiveFeeds

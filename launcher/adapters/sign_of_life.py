@@ -13,7 +13,7 @@ from dataclasses import asdict, replace
 from datetime import datetime
 
 from launcher.adapters.fsspec_journal import FsspecJournal
-from launcher.core.supervision import BEAT_SECONDS, Sign
+from launcher.core.prices.supervision import BEAT_SECONDS, Sign
 from launcher.errors import BackendError
 
 log = logging.getLogger(__name__)

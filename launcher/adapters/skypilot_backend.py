@@ -22,8 +22,8 @@ from typing import Any
 from launcher.adapters import skypilot_client as client
 from launcher.adapters import skypilot_clusters as clusters
 from launcher.adapters.skypilot_task import EXIT_MARK, Site, server_config, skypilot_task
-from launcher.core.machine import LaunchRequest, Phase
-from launcher.core.state import attempt_of
+from launcher.core.runs.machine import LaunchRequest, Phase
+from launcher.core.runs.state import attempt_of
 from launcher.errors import BackendError, LaunchRefused
 from launcher.ports import Clock
 

@@ -12,7 +12,7 @@ from decimal import Decimal
 from pathlib import Path
 
 from launcher.adapters.skypilot_catalog import SOURCE, fetched_at, reading, rows_of
-from launcher.core.supervision import MEMORY_GIB, VCPUS, Machine, cheapest
+from launcher.core.prices.supervision import MEMORY_GIB, VCPUS, Machine, cheapest
 
 FAMILIES = {
     "aws": re.compile(r"[mcr](6id?|7i)\..+"),

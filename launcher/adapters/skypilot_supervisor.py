@@ -23,7 +23,7 @@ from zlib import crc32
 from launcher.adapters import skypilot_client as client
 from launcher.adapters import skypilot_clusters as clusters
 from launcher.adapters.skypilot_task import HOME, SELF_ENDING, label, queue_config
-from launcher.core.supervision import MEMORY_GIB, VCPUS, Host, supervisor_name
+from launcher.core.prices.supervision import MEMORY_GIB, VCPUS, Host, supervisor_name
 
 IDLE_MINUTES = 1  # once the supervisor has ended there is nothing to wait for
 PYTHON = "3.11"  # that uv installs where the machine's own is older

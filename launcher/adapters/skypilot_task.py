@@ -20,9 +20,9 @@ from typing import Any
 from zlib import crc32
 
 from launcher.core.gravity import store_of
-from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity, Offer
-from launcher.core.pricing import Pool
+from launcher.core.prices.pricing import Pool
+from launcher.core.runs.machine import LaunchRequest
 
 HOME = "~/.spotlaunch"
 IDLE_MINUTES = 10  # an idle cloud machine ends itself: nobody may be left to do it

@@ -15,7 +15,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from launcher.core.events import Entry, Event, from_json, to_json
+from launcher.core.runs.events import Entry, Event, from_json, to_json
 from launcher.errors import LedgerConflict, LedgerUnavailable
 
 if TYPE_CHECKING:

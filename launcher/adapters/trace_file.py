@@ -15,8 +15,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from launcher.core.traces import Trace
-from launcher.core.weather import Record
+from launcher.core.estimates.weather import Record
+from launcher.core.replays.traces import Trace
 from launcher.errors import InputError, Problem
 
 MAX_BYTES = 50_000_000  # nine zones looked at every two minutes for a month are 2 MB

@@ -11,8 +11,8 @@ import typer
 from launcher.cli.common import Output, OutputOption, PlainOption, console, print_json, wiring
 
 if TYPE_CHECKING:
-    from launcher.core.checkpoints import Keep
-    from launcher.core.state import RunState
+    from launcher.core.runs.checkpoints import Keep
+    from launcher.core.runs.state import RunState
     from launcher.wiring import Wiring
 
 
@@ -92,7 +92,7 @@ def gc(
     plain: PlainOption = False,
 ) -> None:
     from launcher.adapters.checkpoint_store import CheckpointFolder
-    from launcher.core.state import run_uris
+    from launcher.core.runs.state import run_uris
     from launcher.render.words import size
 
     wired = wiring()
@@ -114,7 +114,7 @@ def _uri(wired: Wiring, run: str) -> str:
     Raises: NoSuchRun: it can be neither.
     """
     from launcher.cli.runs import full_id
-    from launcher.core.state import newest_run_uri
+    from launcher.core.runs.state import newest_run_uri
     from launcher.errors import NoSuchRun
 
     if "://" in run:
@@ -137,7 +137,7 @@ def _demand_rest(state: RunState | None) -> None:
 
 
 def _keep(state: RunState | None, newest: int | None) -> Keep:
-    from launcher.core.checkpoints import Keep
+    from launcher.core.runs.checkpoints import Keep
 
     if state is None:
         return Keep(newest=newest)

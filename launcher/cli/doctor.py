@@ -13,7 +13,7 @@ import typer
 from launcher.cli.common import Output, OutputOption, PlainOption, console, print_json
 
 if TYPE_CHECKING:
-    from launcher.core.checkup import Check
+    from launcher.core.doctor.checkup import Check
 
 
 def register(app: typer.Typer) -> None:
@@ -32,7 +32,7 @@ def doctor(
     plain: PlainOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    from launcher.core.checkup import exit_code
+    from launcher.core.doctor.checkup import exit_code
     from launcher.render.doctor import doctor_json, show_checks
 
     with _talk_to_stderr(plain=plain) as waiting:

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from decimal import Decimal
 
     from launcher.api import Draft
-    from launcher.core.estimate import Estimate
+    from launcher.core.estimates.estimate import Estimate
     from launcher.wiring import Wiring
 
 FileArgument = Annotated[Path, typer.Argument(help="train.yaml", show_default=False)]
@@ -228,7 +228,7 @@ def parse_amount(text: str | None, *, flag: str = "--approve") -> Decimal | None
 
 def _ask(draft: Draft, chosen: Estimate) -> tuple[Estimate, Decimal]:
     """The person's choice and the amount agreed to. Raises: NotConfirmed: nobody is there, or the answer is no."""
-    from launcher.core.planner import highest_usd, unaccepted_egress_usd
+    from launcher.core.estimates.planner import highest_usd, unaccepted_egress_usd
     from launcher.errors import NotConfirmed
     from launcher.render.plan import show_details
     from launcher.render.words import simulated

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from launcher.adapters.shared_output import SharedOutput
-    from launcher.core.state import RunState
+    from launcher.core.runs.state import RunState
     from launcher.wiring import Wiring
 
 

@@ -10,7 +10,7 @@ import typer
 from launcher.cli.common import CurrencyOption, Output, OutputOption, PlainOption, console, money, print_json, wiring
 
 if TYPE_CHECKING:
-    from launcher.core.replay import Question, Replay
+    from launcher.core.replays.replay import Question, Replay
     from launcher.wiring import Wiring
 
 MOST_FUTURES = 10_000
@@ -60,7 +60,7 @@ def _question(
     policy: list[str] | None, trace: Path | None, *, starts: int, futures: int | None, seed: int | None
 ) -> Question:
     from launcher.adapters.trace_file import load_trace
-    from launcher.core.replay import NUM_FUTURES, SEED, Question
+    from launcher.core.replays.replay import NUM_FUTURES, SEED, Question
 
     return Question(
         names=tuple(policy or ()),

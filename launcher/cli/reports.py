@@ -19,7 +19,7 @@ from launcher.cli.common import (
 )
 
 if TYPE_CHECKING:
-    from launcher.core.state import RunState
+    from launcher.core.runs.state import RunState
 
 
 def register(app: typer.Typer) -> None:
@@ -38,7 +38,7 @@ def report(
     plain: PlainOption = False,
     output: OutputOption = Output.TABLE,
 ) -> None:
-    from launcher.core.calibration import review
+    from launcher.core.estimates.calibration import review
     from launcher.errors import InputError, Problem
     from launcher.render import reports as render
 

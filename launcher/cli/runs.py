@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     from datetime import datetime
 
     from launcher.cli.printed import Printed
-    from launcher.core.journal import TrainerStepped
-    from launcher.core.state import RunState
-    from launcher.core.supervision import Sign
+    from launcher.core.prices.supervision import Sign
+    from launcher.core.runs.journal import TrainerStepped
+    from launcher.core.runs.state import RunState
     from launcher.render.live import LiveView
     from launcher.render.words import Money
     from launcher.wiring import Wiring
@@ -202,7 +202,7 @@ def follow(
 
 def _watch(wired: Wiring, run_id: str, view: LiveView, after_seq: int, printed: Printed | None) -> RunState:
     from launcher.adapters.system_clock import SystemClock
-    from launcher.core.state import fold
+    from launcher.core.runs.state import fold
 
     clock, state = SystemClock(), None
     began, orphan = clock.now(), _Orphan(wired, clock.now())
@@ -255,8 +255,8 @@ def _look_seconds(wired: Wiring) -> float:
 
 def _newest_step(wired: Wiring, state: RunState) -> TrainerStepped | None:
     """Fresher than the ledger, which hears of steps only every few minutes."""
-    from launcher.core.journal import TrainerStepped
-    from launcher.core.state import run_uri_of
+    from launcher.core.runs.journal import TrainerStepped
+    from launcher.core.runs.state import run_uri_of
     from launcher.errors import BackendError
 
     live = next((a for a in state.attempts if a.is_live and a.training_at), None)

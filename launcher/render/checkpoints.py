@@ -6,7 +6,7 @@ from typing import Any
 
 from rich.console import Console
 
-from launcher.core.checkpoints import Inventory, StoredCheckpoint
+from launcher.core.runs.checkpoints import Inventory, StoredCheckpoint
 from launcher.render.tables import Column, table
 from launcher.render.words import clock_time, size
 

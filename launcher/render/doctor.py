@@ -9,7 +9,7 @@ from typing import Any
 from rich.console import Console
 from rich.text import Text
 
-from launcher.core.checkup import Check, State, exit_code
+from launcher.core.doctor.checkup import Check, State, exit_code
 
 SCHEMA = "launch/doctor/v1"
 _STYLES: dict[State, str] = {"ok": "green", "warning": "yellow", "failed": "red", "skipped": "dim"}

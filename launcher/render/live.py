@@ -11,7 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
-from launcher.core.events import (
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptReady,
     AttemptRefused,
@@ -35,10 +35,10 @@ from launcher.core.events import (
     SupervisorReleased,
     TrainingResumed,
 )
-from launcher.core.journal import TrainerStepped
-from launcher.core.report import steps_usd
+from launcher.core.runs.journal import TrainerStepped
+from launcher.core.runs.report import steps_usd
+from launcher.core.runs.state import RunState, burn_usd_per_hour, spent_usd
 from launcher.core.spans import span
-from launcher.core.state import RunState, burn_usd_per_hour, spent_usd
 from launcher.render.words import Money, simulated
 
 LINE_SECONDS = 10.0  # between progress lines where there is no terminal

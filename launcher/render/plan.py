@@ -11,14 +11,14 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from launcher.core.estimate import Estimate
-from launcher.core.market import WAIT_PRICE
+from launcher.core.estimates.estimate import Estimate
+from launcher.core.estimates.planner import LONGER_CHASE, Certainty, Plan, highest_usd
+from launcher.core.estimates.rollout import PARTS
 from launcher.core.offers import Capacity, Offer
-from launcher.core.planner import LONGER_CHASE, Certainty, Plan, highest_usd
-from launcher.core.pricing import Terms, cash, credit_usd
-from launcher.core.rollout import PARTS
+from launcher.core.policy.market import WAIT_PRICE
+from launcher.core.prices.pricing import Terms, cash, credit_usd
+from launcher.core.prices.traffic import size
 from launcher.core.spans import span
-from launcher.core.traffic import size
 from launcher.render.tables import Column, Row, table
 from launcher.render.words import Money, clock_time, rough_span, simulated
 

@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from launcher.core.replay import Actual, Decision, Outcome, Replay, Spread
+from launcher.core.replays.replay import Actual, Decision, Outcome, Replay, Spread
+from launcher.core.replays.timeline import Timeline
 from launcher.core.spans import span
-from launcher.core.timeline import Timeline
 from launcher.render.tables import Column, Row, table
 from launcher.render.timeline import Lane, lanes_svg
 from launcher.render.words import Money, simulated

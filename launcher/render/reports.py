@@ -9,9 +9,9 @@ from typing import Any
 
 from rich.console import Console
 
-from launcher.core.calibration import FEW_RUNS, Accuracy, Group, Review, Score
-from launcher.core.drift import Cause
-from launcher.core.workload import Correction
+from launcher.core.estimates.calibration import FEW_RUNS, Accuracy, Group, Review, Score
+from launcher.core.estimates.drift import Cause
+from launcher.core.estimates.workload import Correction
 from launcher.render.tables import Column, Row, table
 from launcher.render.words import Money, simulated
 

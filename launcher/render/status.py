@@ -10,10 +10,10 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from launcher.core.report import CAUSES, Stored, attempt_usd, bill, forecast, stored
+from launcher.core.prices.supervision import Hired, Sign
+from launcher.core.runs.report import CAUSES, Stored, attempt_usd, bill, forecast, stored
+from launcher.core.runs.state import Attempt, RunState, burn_usd_per_hour, newest_run_uri, spent_usd
 from launcher.core.spans import span
-from launcher.core.state import Attempt, RunState, burn_usd_per_hour, newest_run_uri, spent_usd
-from launcher.core.supervision import Hired, Sign
 from launcher.render.tables import Column, table
 from launcher.render.words import Money, clock_time, simulated, size
 
@@ -271,8 +271,8 @@ def _money(state: RunState, now: datetime, money: Money) -> Iterable[str]:
 
 
 def _drift_json(state: RunState) -> list[dict[str, Any]] | None:
-    from launcher.core.calibration import Score, score
-    from launcher.core.drift import drift
+    from launcher.core.estimates.calibration import Score, score
+    from launcher.core.estimates.drift import drift
     from launcher.render.reports import drift_json
 
     return drift_json(drift(state)) if isinstance(score(state), Score) else None
@@ -282,8 +282,8 @@ def _kept(state: RunState, money: Money) -> str:
     """What a finished run's promise was worth, and why."""
     if not state.is_finished:
         return ""
-    from launcher.core.calibration import Score, score  # a list of runs needs none of it
-    from launcher.core.drift import drift
+    from launcher.core.estimates.calibration import Score, score  # a list of runs needs none of it
+    from launcher.core.estimates.drift import drift
     from launcher.render.reports import drift_words, verdict
 
     found = score(state)

@@ -12,8 +12,8 @@ from decimal import Decimal
 from xml.sax.saxutils import escape, quoteattr
 
 from launcher.core.offers import Capacity
+from launcher.core.replays.timeline import Doing, Mark, Stretch, Timeline
 from launcher.core.spans import span
-from launcher.core.timeline import Doing, Mark, Stretch, Timeline
 from launcher.render.words import Money
 
 WIDTH, LEFT, RIGHT = 960, 150, 130  # pixels

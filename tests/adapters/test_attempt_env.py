@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from launcher.adapters.attempt_env import attempt_environment
+from launcher.core.estimates.saving import interruptions_per_hour
 from launcher.core.offers import Capacity, Placement
-from launcher.core.saving import interruptions_per_hour
 from launcher.core.spec import RunSpec
 from tests.local_lab import an_own_offer, placed
 from trainer_hooks.protocol import Best, Contract

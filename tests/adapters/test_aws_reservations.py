@@ -11,8 +11,8 @@ import pytest
 from launcher.adapters import aws_reservations
 from launcher.adapters.aws_client import aws_client
 from launcher.adapters.aws_reservations import demand_room
-from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
+from launcher.core.runs.machine import LaunchRequest
 from launcher.errors import BackendError, LaunchRefused
 from tests.builders import a_placement, an_offer
 

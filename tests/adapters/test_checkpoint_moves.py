@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher.adapters.checkpoint_store import CheckpointFolder
-from launcher.core.checkpoints import Replica
+from launcher.core.runs.checkpoints import Replica
 from launcher.errors import BackendError
 from tests.hooks.slow_s3 import Line, Trouble
 from tests.hooks.states import a_store, save, step_of

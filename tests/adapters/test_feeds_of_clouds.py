@@ -14,7 +14,7 @@ import pytest
 from launcher.adapters.feeds import AwsFeed, AzureFeed, GcpFeed
 from launcher.adapters.feeds.https import ask_json
 from launcher.adapters.feeds.port import FeedSilent, Question
-from launcher.core.feeds import Place, Signal
+from launcher.core.prices.feeds import Place, Signal
 from tests.adapters.answers import Answers, a_server, recorded
 from tests.builders import T0
 

@@ -15,7 +15,7 @@ import pytest
 
 from launcher.adapters.fsspec_journal import FsspecJournal
 from launcher.adapters.system_clock import SystemClock
-from launcher.core.journal import TrainerCommitted, TrainerEnded, TrainerNoticed, TrainerStarted, TrainerStepped
+from launcher.core.runs.journal import TrainerCommitted, TrainerEnded, TrainerNoticed, TrainerStarted, TrainerStepped
 from launcher.errors import BackendError, InputError
 from trainer_hooks import protocol
 

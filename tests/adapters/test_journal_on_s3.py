@@ -12,7 +12,7 @@ import s3fs  # type: ignore[import-untyped]  # it ships no types
 
 from launcher.adapters.fsspec_journal import FsspecJournal
 from launcher.adapters.system_clock import SystemClock
-from launcher.core.journal import TrainerEnded, TrainerStepped
+from launcher.core.runs.journal import TrainerEnded, TrainerStepped
 from launcher.errors import BackendError
 from tests.hooks.folders import launch
 from tests.hooks.ranks_training import wait_for

@@ -15,7 +15,7 @@ import pytest
 
 from launcher.adapters.feeds import LiveFeeds, open_feeds
 from launcher.adapters.feeds.port import FeedSilent, Question
-from launcher.core.feeds import Place, Signal
+from launcher.core.prices.feeds import Place, Signal
 from tests.builders import T0, after, an_offer
 
 A, B = an_offer(zone="a"), an_offer(zone="b")

@@ -25,7 +25,7 @@ from launcher.adapters.local_machine import Machine, Orders
 from launcher.adapters.local_metadata import MetadataService
 from launcher.adapters.system_clock import SystemClock
 from launcher.core.offers import Capacity
-from launcher.core.state import job_name
+from launcher.core.runs.state import job_name
 from launcher.errors import BackendError, LaunchRefused
 from tests.local_lab import (
     LocalLab,

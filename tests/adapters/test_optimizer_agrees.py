@@ -14,13 +14,13 @@ import pytest
 from launcher.adapters.skypilot_catalog import SkypilotCatalog
 from launcher.adapters.snapshot_prices import load_catalog, load_tariffs
 from launcher.adapters.system_clock import SystemClock
-from launcher.core.estimate import Estimate
+from launcher.core.estimates.estimate import Estimate
+from launcher.core.estimates.planner import Plan, plan
+from launcher.core.estimates.survey import Book
+from launcher.core.estimates.workload import Measured
 from launcher.core.offers import Offer
-from launcher.core.options import Rules
-from launcher.core.planner import Plan, plan
-from launcher.core.pricing import Terms
-from launcher.core.survey import Book
-from launcher.core.workload import Measured
+from launcher.core.prices.options import Rules
+from launcher.core.prices.pricing import Terms
 from tests.adapters.catalogues import AWS, GCP, INFO, ask_skypilot, draw, folder, write
 from tests.builders import a_spec
 

@@ -12,7 +12,7 @@ import pytest
 from launcher.adapters.outpost import Outpost
 from launcher.adapters.settings import Settings
 from launcher.adapters.skypilot_supervisor import Errand
-from launcher.core.supervision import Host
+from launcher.core.prices.supervision import Host
 from tests.builders import T0, a_spec, a_state, a_submit
 
 NO_SKYPILOT = "SkyPilot is not installed: pip install spotlaunch[sky]"

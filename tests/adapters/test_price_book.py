@@ -14,7 +14,7 @@ from launcher.adapters.skypilot_catalog import SOURCE, SkypilotCatalog
 from launcher.adapters.skypilot_clouds import Clouds, read_clouds
 from launcher.adapters.snapshot_prices import SnapshotPrices, load_catalog
 from launcher.core.offers import Capacity, Offer, Refusal
-from launcher.core.pricing import LOCAL, Terms, price
+from launcher.core.prices.pricing import LOCAL, Terms, price
 from launcher.errors import InputError
 from tests.adapters.catalogues import AWS, GCP, INFO, folder, write
 

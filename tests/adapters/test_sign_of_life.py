@@ -13,7 +13,7 @@ from launcher.adapters.fsspec_journal import FsspecJournal
 from launcher.adapters.shared_output import SharedOutput, sharing_output
 from launcher.adapters.sign_of_life import giving_signs, read_sign
 from launcher.adapters.system_clock import SystemClock
-from launcher.core.supervision import Sign
+from launcher.core.prices.supervision import Sign
 from launcher.errors import BackendError
 
 

@@ -12,7 +12,7 @@ import pytest
 
 from launcher.adapters.skypilot_backend import SkyPilotBackend
 from launcher.adapters.skypilot_task import EXIT_MARK, Site
-from launcher.core.machine import LaunchRequest, Phase
+from launcher.core.runs.machine import LaunchRequest, Phase
 from launcher.errors import BackendError, LaunchRefused
 from tests.adapters.api_server import BEGAN, JOB, ApiServer, an_api_server, word
 from tests.builders import RUN, T0, a_placement

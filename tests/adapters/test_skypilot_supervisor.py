@@ -23,7 +23,7 @@ from launcher.adapters.skypilot_supervisor import (
     requirements,
     supervisor_task,
 )
-from launcher.core.supervision import Host, supervisor_name
+from launcher.core.prices.supervision import Host, supervisor_name
 from launcher.errors import BackendError, InputError, LaunchRefused
 from tests.adapters.api_server import BEGAN, ApiServer, an_api_server
 from tests.builders import RUN

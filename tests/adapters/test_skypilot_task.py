@@ -16,9 +16,9 @@ from ruamel.yaml import YAML
 
 from launcher.adapters.skypilot_task import EXIT_MARK, Site, server_config, skypilot_task
 from launcher.core.gravity import STORES
-from launcher.core.machine import LaunchRequest
 from launcher.core.offers import Capacity
-from launcher.core.pricing import Pool
+from launcher.core.prices.pricing import Pool
+from launcher.core.runs.machine import LaunchRequest
 from tests.builders import a_placement, an_offer
 
 GOLDEN = Path(__file__).parents[1] / "golden" / "skypilot"

@@ -13,7 +13,7 @@ import pytest
 from launcher.adapters.snapshot_prices import NOTICE_SECONDS, SnapshotPrices, load_catalog, load_tariffs
 from launcher.core.gpus import CPU
 from launcher.core.offers import Capacity, Offer, Price, Refusal
-from launcher.core.pricing import Terms, price
+from launcher.core.prices.pricing import Terms, price
 from launcher.ports import PriceSource
 
 NOW = datetime(2026, 11, 21, tzinfo=UTC)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from launcher.adapters.trace_file import load_trace
-from launcher.core.traces import Trace
+from launcher.core.replays.traces import Trace
 from launcher.errors import InputError, Problem
 
 HEAD = "place,since_hours,up\n"

@@ -13,7 +13,7 @@ from launcher.adapters.local_market import Market, Place
 from launcher.adapters.snapshot_prices import load_catalog
 from launcher.adapters.yaml_input import MAX_BYTES, load, parse
 from launcher.adapters.yaml_spec import json_schema, load_spec, template
-from launcher.core.pricing import Discount, Own, Reserved, Terms
+from launcher.core.prices.pricing import Discount, Own, Reserved, Terms
 from launcher.core.spec import RunSpec
 from launcher.errors import InputError, Problem
 
@@ -263,7 +263,7 @@ def test_the_schema_knows_what_the_model_knows() -> None:
 @pytest.mark.parametrize("path", sorted(Path("configs").glob("*.yaml")), ids=lambda p: p.name)
 def test_every_worked_example_is_valid(path: Path) -> None:
     from launcher.adapters.local_market import load_market
-    from launcher.core.pricing import Terms
+    from launcher.core.prices.pricing import Terms
 
     if path.name.endswith("market.yaml"):
         load_market(path)

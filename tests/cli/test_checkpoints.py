@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from launcher.core.events import AttemptRequested, AttemptStarted, RunFinished
+from launcher.core.runs.events import AttemptRequested, AttemptStarted, RunFinished
 from tests.builders import a_placement, a_spec, a_submit, after
 from tests.cli.conftest import Launch
 from tests.hooks.states import a_state, a_store, build, put_chunks, save
@@ -53,7 +53,7 @@ def record(run: Path, *, is_live: bool, submitted_to: Path | None = None, **chec
         AttemptStarted(attempt=1, started_at=after(0)),
     ]
     if not is_live:
-        from launcher.core.events import AttemptEnded, AttemptReleased
+        from launcher.core.runs.events import AttemptEnded, AttemptReleased
 
         events += [
             AttemptEnded(attempt=1, outcome="completed", detail=""),

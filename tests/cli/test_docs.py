@@ -15,7 +15,7 @@ from ruamel.yaml import YAML
 
 from launcher.adapters.settings import Settings
 from launcher.cli import app
-from launcher.core.pricing import Terms
+from launcher.core.prices.pricing import Terms
 from launcher.core.spec import Checkpoint, Cost, Data, Market, RunSpec, Workload
 
 ROOT = Path(__file__).parents[2]

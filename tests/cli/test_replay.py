@@ -16,9 +16,9 @@ import pytest
 from launcher import api
 from launcher.adapters.trace_file import load_trace
 from launcher.cli.common import wiring
-from launcher.core.events import AttemptEnded, AttemptReleased, AttemptRequested, AttemptStarted, RunFinished
-from launcher.core.events import TrainingResumed as Resumed
-from launcher.core.rivals import OURS, POLICIES
+from launcher.core.replays.rivals import OURS, POLICIES
+from launcher.core.runs.events import AttemptEnded, AttemptReleased, AttemptRequested, AttemptStarted, RunFinished
+from launcher.core.runs.events import TrainingResumed as Resumed
 from tests.cli.conftest import Launch
 
 REPOSITORY = Path(__file__).parents[2]

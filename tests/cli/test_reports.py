@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from launcher.core.state import RunState
+from launcher.core.runs.state import RunState
 from tests.cli.conftest import Launch
 from tests.finished import a_finished_run
 

@@ -16,9 +16,9 @@ from launcher.adapters.object_ledger import ObjectLedger
 from launcher.adapters.shared_output import SharedOutput
 from launcher.adapters.sign_of_life import giving_signs
 from launcher.adapters.system_clock import SystemClock
-from launcher.core.events import AttemptRequested, Event, RunFinished
-from launcher.core.state import fold, supervisor_usd
-from launcher.core.supervision import Sign
+from launcher.core.prices.supervision import Sign
+from launcher.core.runs.events import AttemptRequested, Event, RunFinished
+from launcher.core.runs.state import fold, supervisor_usd
 from launcher.errors import BackendError
 from tests.builders import RUN, a_placement, a_submit
 from tests.cli.conftest import Launch

@@ -11,7 +11,7 @@ from typing import Protocol
 import pytest
 
 from launcher.core.offers import Capacity
-from launcher.core.state import job_name
+from launcher.core.runs.state import job_name
 from launcher.errors import LaunchRefused
 from launcher.ports import Backend, LaunchRequest, Phase
 from tests.local_lab import LocalLab, a_place, a_run_id, an_own_offer, stop_all

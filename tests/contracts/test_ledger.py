@@ -16,7 +16,7 @@ import pytest
 
 from launcher.adapters.object_ledger import ObjectLedger, is_object_store
 from launcher.adapters.sql_ledger import SqlLedger
-from launcher.core.events import (
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptReady,
     AttemptRefused,
@@ -228,7 +228,7 @@ def test_of_writers_that_race_for_one_place_exactly_one_wins(url: str) -> None:
 
 RIVAL = """
 import sys
-from launcher.core.events import StopRequested
+from launcher.core.runs.events import StopRequested
 from launcher.errors import LedgerConflict
 from tests.builders import RUN, T0
 from tests.contracts.test_ledger import opened

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from launcher.adapters.object_ledger import ObjectLedger, is_object_store
-from launcher.core.events import StopRequested
+from launcher.core.runs.events import StopRequested
 from launcher.errors import InputError, LedgerConflict, LedgerUnavailable
 from tests.builders import RUN, T0, a_submit, after
 from tests.hooks.slow_s3 import Line, Trouble

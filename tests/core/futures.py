@@ -8,10 +8,10 @@ from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 
-from launcher.core.market import Market, Place, market_of
+from launcher.core.estimates.rollout import Outlook
 from launcher.core.offers import Capacity, Placement
-from launcher.core.options import Option, Rules
-from launcher.core.rollout import Outlook
+from launcher.core.policy.market import Market, Place, market_of
+from launcher.core.prices.options import Option, Rules
 from tests import builders
 from tests.builders import T0, a_placement, a_spec, an_offer
 

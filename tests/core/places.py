@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from launcher.core.guide import Guide
-from launcher.core.market import Market, Place
-from launcher.core.mdp import Idle, OnMachine, Sight
+from launcher.core.policy.guide import Guide
+from launcher.core.policy.market import Market, Place
+from launcher.core.policy.mdp import Idle, OnMachine, Sight
 from tests.builders import an_option
 
 

@@ -12,7 +12,7 @@ from statistics import mean
 
 import pytest
 
-from launcher.core.calibration import (
+from launcher.core.estimates.calibration import (
     FEW_RUNS,
     FEWEST_RUNS,
     UNRECORDED,
@@ -23,10 +23,10 @@ from launcher.core.calibration import (
     review,
     score,
 )
-from launcher.core.events import PromisedStep, Quantiles, RunReopened, StopRequested, UsdQuantiles
-from launcher.core.state import RunState
+from launcher.core.estimates.workload import Correction, StepTime, corrected
+from launcher.core.runs.events import PromisedStep, Quantiles, RunReopened, StopRequested, UsdQuantiles
+from launcher.core.runs.state import RunState
 from launcher.core.unknown import Unknown
-from launcher.core.workload import Correction, StepTime, corrected
 from tests.builders import T0, a_spec
 from tests.finished import a_finished_run, a_promise
 

@@ -6,7 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 import pytest
 
-from launcher.core.checkup import (
+from launcher.core.doctor.checkup import (
     SPOT_QUOTAS,
     Check,
     CloudState,

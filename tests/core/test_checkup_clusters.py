@@ -6,10 +6,10 @@ from typing import Any
 
 import pytest
 
-from launcher.core.checkup import Check, State
-from launcher.core.checkup_clusters import SlurmCluster, kubernetes_checks, slurm_checks
+from launcher.core.doctor.checkup import Check, State
+from launcher.core.doctor.clusters import SlurmCluster, kubernetes_checks, slurm_checks
 from launcher.core.offers import Capacity
-from launcher.core.pricing import Cluster, Pool
+from launcher.core.prices.pricing import Cluster, Pool
 
 SPOT = {"State": "UP", "PreemptMode": "CANCEL", "GraceTime": "120"}
 

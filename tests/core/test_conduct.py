@@ -9,7 +9,8 @@ from typing import Any
 
 import pytest
 
-from launcher.core.conduct import (
+from launcher.core.offers import Capacity
+from launcher.core.policy.conduct import (
     Action,
     AskToEnd,
     Finish,
@@ -23,7 +24,8 @@ from launcher.core.conduct import (
     Wait,
     next_action,
 )
-from launcher.core.events import (
+from launcher.core.prices.options import Option, Rules, changeover_seconds, closing_seconds
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptReady,
     AttemptRefused,
@@ -40,8 +42,6 @@ from launcher.core.events import (
     StopRequested,
     TrainingResumed,
 )
-from launcher.core.offers import Capacity
-from launcher.core.options import Option, Rules, changeover_seconds, closing_seconds
 from launcher.core.spec import RunSpec
 from tests.builders import a_placement, a_spec, a_state, a_submit, after, an_offer, an_option, reading
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.core.daly import best_interval_seconds, expected_hours
+from launcher.core.estimates.daly import best_interval_seconds, expected_hours
 
 RATES = [0.02, 0.1, 0.3, 1.0]  # failures per hour
 NUM_LIVES = 100_000

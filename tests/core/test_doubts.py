@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from launcher.adapters.snapshot_prices import SnapshotPrices
-from launcher.core.doubts import doubt, without_doubted_references
 from launcher.core.offers import Capacity, Offer
+from launcher.core.prices.doubts import doubt, without_doubted_references
 from tests.builders import an_offer
 
 TODAY = date(2026, 5, 1)

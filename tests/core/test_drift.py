@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.core.drift import Cause, drift
-from launcher.core.events import Pace
+from launcher.core.estimates.drift import Cause, drift
 from launcher.core.offers import Capacity
-from launcher.core.report import bill
-from launcher.core.state import RunState
+from launcher.core.runs.events import Pace
+from launcher.core.runs.report import bill
+from launcher.core.runs.state import RunState
 from tests.builders import a_placement, after, an_offer
 from tests.finished import EXPECTED, a_finished_run, a_promise
 

@@ -13,14 +13,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.core.estimate import NUM_FUTURES, Estimate, estimate
-from launcher.core.market import Market
+from launcher.core.estimates.estimate import NUM_FUTURES, Estimate, estimate
+from launcher.core.estimates.rollout import PARTS
+from launcher.core.estimates.weather import habits
 from launcher.core.offers import Capacity
-from launcher.core.options import Option
-from launcher.core.rollout import PARTS
-from launcher.core.traffic import Charge, Traffic
+from launcher.core.policy.market import Market
+from launcher.core.prices.options import Option
+from launcher.core.prices.traffic import Charge, Traffic
 from launcher.core.unknown import Unknown
-from launcher.core.weather import habits
 from tests.builders import a_placement, an_offer, reading
 from tests.core.futures import a_market, an_option, an_outlook, on_demand, place_in, spot
 

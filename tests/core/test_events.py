@@ -8,7 +8,8 @@ from decimal import Decimal
 import pytest
 from pydantic import ValidationError
 
-from launcher.core.events import (
+from launcher.core.offers import Capacity
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptRequested,
     CheckpointCommitted,
@@ -17,7 +18,6 @@ from launcher.core.events import (
     from_json,
     to_json,
 )
-from launcher.core.offers import Capacity
 from tests.builders import a_placement, a_submit, an_offer
 from tests.finished import a_promise
 

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from launcher.core.feeds import EvictedPercent, Heard, Signal, fresh_preemptions_per_hour, place_of, with_signals
 from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR, LIFE_HAZARD, cumulated, lived_hours
 from launcher.core.offers import Capacity
+from launcher.core.prices.feeds import EvictedPercent, Heard, Signal, fresh_preemptions_per_hour, place_of, with_signals
 from tests.builders import T0, an_offer
 
 OFFER = an_offer(list_usd_per_hour=Decimal(30), as_of=date(2025, 12, 1), source="snapshot")

@@ -5,10 +5,10 @@ import math
 
 import pytest
 
-from launcher.core import guide as module
-from launcher.core.guide import MOST_CELLS, TICK_HOURS, Rule, Terms, game, guide, tick_hours
 from launcher.core.hazards import AVAILABLE, LIFE_HAZARD, SPELL_HAZARD
-from launcher.core.mdp import Sight, Table
+from launcher.core.policy import guide as module
+from launcher.core.policy.guide import MOST_CELLS, TICK_HOURS, Rule, Terms, game, guide, tick_hours
+from launcher.core.policy.mdp import Sight, Table
 
 UP, LONG_UP = Sight(is_up=True, age_hours=0.0), Sight(is_up=True, age_hours=20.0)
 DOWN, LONG_DOWN = Sight(is_up=False, age_hours=0.0), Sight(is_up=False, age_hours=20.0)

@@ -8,7 +8,13 @@ from typing import Any
 
 import pytest
 
-from launcher.core.events import (
+from launcher.core.estimates.sightings import Known, Past, seen
+from launcher.core.offers import Placement
+from launcher.core.policy.market import Market
+from launcher.core.replays.hindsight import actual_of, known_skies, of_run, step_factor
+from launcher.core.replays.prospect import Prospect
+from launcher.core.replays.replay import Question
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptRefused,
     AttemptReleased,
@@ -18,13 +24,7 @@ from launcher.core.events import (
     RunFinished,
     TrainingResumed,
 )
-from launcher.core.hindsight import actual_of, known_skies, of_run, step_factor
-from launcher.core.market import Market
-from launcher.core.offers import Placement
-from launcher.core.prospect import Prospect
-from launcher.core.replay import Question
-from launcher.core.sightings import Known, Past, seen
-from launcher.core.state import RunState, spent_usd
+from launcher.core.runs.state import RunState, spent_usd
 from tests.builders import T0, a_placement, a_spec, a_state, a_submit, after, an_offer
 from tests.core.futures import a_market, an_option, an_outlook, on_demand, place_in
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from launcher.adapters.snapshot_prices import load_catalog
-from launcher.core.inventory import cluster_offers, own_offers, pool_of, reservation_config, reserved_offers
 from launcher.core.offers import Capacity, Offer, Price, Refusal
-from launcher.core.pricing import Terms, price
+from launcher.core.prices.inventory import cluster_offers, own_offers, pool_of, reservation_config, reserved_offers
+from launcher.core.prices.pricing import Terms, price
 from launcher.errors import InputError
 from tests.core.test_pricing import CR, DESK, DISCOUNTS, NOW, PARTS, POOL, TODAY, a_cluster, an_offer, priced, terms
 

@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 
 from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR, LIFE_HAZARD, SPELL_HAZARD
-from launcher.core.market import (
+from launcher.core.offers import Capacity
+from launcher.core.policy.market import (
     MAX_TIERS,
     NUM_SPOT,
     SAME_PRICE_RATIO,
@@ -21,9 +22,8 @@ from launcher.core.market import (
     market_of,
     place_of,
 )
-from launcher.core.offers import Capacity
-from launcher.core.options import Rules, changeover_seconds, closing_seconds
-from launcher.core.traffic import Charge, Traffic
+from launcher.core.prices.options import Rules, changeover_seconds, closing_seconds
+from launcher.core.prices.traffic import Charge, Traffic
 from tests.builders import T0, a_placement, a_spec, after, an_offer, an_option
 from tests.core.places import a_market, firm, spot
 

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.core.hazards import RETURN_HAZARD, Hazards
-from launcher.core.mdp import EDGES, Game, Rung, Sight, solve
+from launcher.core.policy.mdp import EDGES, Game, Rung, Sight, solve
 
 pytest.importorskip("numpy")
 

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from launcher.core.events import (
+from launcher.core.offers import Capacity
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptReady,
     AttemptRequested,
@@ -19,7 +20,7 @@ from launcher.core.events import (
     ProgressReported,
     TrainingResumed,
 )
-from launcher.core.journal import (
+from launcher.core.runs.journal import (
     EndReason,
     JournalLine,
     TrainerCommitted,
@@ -28,10 +29,9 @@ from launcher.core.journal import (
     TrainerStarted,
     TrainerStepped,
 )
-from launcher.core.machine import Phase
-from launcher.core.observe import REPORT_SECONDS, Patience, observe
-from launcher.core.offers import Capacity
-from launcher.core.state import Attempt
+from launcher.core.runs.machine import Phase
+from launcher.core.runs.observe import REPORT_SECONDS, Patience, observe
+from launcher.core.runs.state import Attempt
 from tests.builders import a_placement, a_state, after, an_offer
 
 RUNNING = Phase(kind="running", started_at=after(60))

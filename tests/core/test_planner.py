@@ -11,14 +11,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from launcher.adapters.snapshot_prices import SnapshotPrices, load_catalog, load_tariffs
-from launcher.core.market import NUM_FIRM
+from launcher.core.estimates.planner import LONGER_CHASE, NUM_SPOT, Plan, plan, unaccepted_egress_usd, why_nothing
+from launcher.core.estimates.survey import Book, survey
+from launcher.core.estimates.weather import Habits
+from launcher.core.estimates.workload import Correction, History, Measured
 from launcher.core.offers import Capacity, Offer
-from launcher.core.options import Rules
-from launcher.core.planner import LONGER_CHASE, NUM_SPOT, Plan, plan, unaccepted_egress_usd, why_nothing
-from launcher.core.pricing import Terms
-from launcher.core.survey import Book, survey
-from launcher.core.weather import Habits
-from launcher.core.workload import Correction, History, Measured
+from launcher.core.policy.market import NUM_FIRM
+from launcher.core.prices.options import Rules
+from launcher.core.prices.pricing import Terms
 from tests.builders import T0, a_spec, after, an_offer
 
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -146,7 +146,7 @@ def test_reserved_capacity_can_be_ranked_by_what_it_costs_in_cash() -> None:
         "usd_per_hour": 22,
         "until": "2027-12-31",
     }
-    from launcher.core.inventory import reserved_offers
+    from launcher.core.prices.inventory import reserved_offers
 
     def best(rank_by: str) -> Capacity:
         terms = Terms.model_validate({"reserved": [held], "rank_reserved_by": rank_by})

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.core.guards import FAR_SHORT, HAIR
-from launcher.core.market import PAUSE_HOURS, Market, Place
-from launcher.core.policy import Action, HandOver, Holding, Keep, Launch, Leave, Seen, Standing, Wait, decide
+from launcher.core.policy.decision import Action, HandOver, Holding, Keep, Launch, Leave, Seen, Standing, Wait, decide
+from launcher.core.policy.guards import FAR_SHORT, HAIR
+from launcher.core.policy.market import PAUSE_HOURS, Market, Place
 from tests.core.places import Advice, a_market, firm, spot
 
 RIGHT = 10 * HAIR  # on the right side of an edge

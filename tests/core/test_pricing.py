@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from launcher.core.offers import Capacity, Offer, Placement, Price, Refusal
-from launcher.core.pricing import Terms, cash, credit_usd, price
+from launcher.core.prices.pricing import Terms, cash, credit_usd, price
 
 NOW = datetime(2026, 11, 21, 12, tzinfo=UTC)
 TODAY = NOW.date()

@@ -7,10 +7,10 @@ from decimal import Decimal
 
 import pytest
 
-from launcher.core.events import AttemptRequested
-from launcher.core.options import Rules
-from launcher.core.prospect import agreed, prospect_of_run, prospect_of_spec
-from launcher.core.workload import Measured
+from launcher.core.estimates.workload import Measured
+from launcher.core.prices.options import Rules
+from launcher.core.replays.prospect import agreed, prospect_of_run, prospect_of_spec
+from launcher.core.runs.events import AttemptRequested
 from launcher.errors import NothingFeasible
 from tests.builders import T0, a_placement, a_spec, a_state, a_submit, after, an_offer
 from tests.core.test_planner import a_book, on_demand

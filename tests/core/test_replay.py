@@ -8,10 +8,10 @@ from statistics import fmean
 
 import pytest
 
-from launcher.core.diary import Diary
-from launcher.core.policy import HandOver, Keep, Launch, Wait
-from launcher.core.prospect import Prospect
-from launcher.core.replay import (
+from launcher.core.policy.decision import HandOver, Keep, Launch, Wait
+from launcher.core.policy.diary import Diary
+from launcher.core.replays.prospect import Prospect
+from launcher.core.replays.replay import (
     Decision,
     Question,
     Replay,
@@ -22,8 +22,8 @@ from launcher.core.replay import (
     of_spec,
     replay,
 )
-from launcher.core.rivals import OURS, POLICIES
-from launcher.core.traces import Trace
+from launcher.core.replays.rivals import OURS, POLICIES
+from launcher.core.replays.traces import Trace
 from launcher.errors import InputError
 from tests.core.futures import Told, a_market, an_outlook, on_demand, place_in, spot
 

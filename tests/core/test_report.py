@@ -7,7 +7,8 @@ from decimal import Decimal
 from hypothesis import given
 from hypothesis import strategies as st
 
-from launcher.core.events import (
+from launcher.core.offers import Placement
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptReady,
     AttemptReleased,
@@ -21,9 +22,8 @@ from launcher.core.events import (
     RunFinished,
     TrainingResumed,
 )
-from launcher.core.offers import Placement
-from launcher.core.report import CAUSES, bill, forecast, to_cents
-from launcher.core.state import spent_usd
+from launcher.core.runs.report import CAUSES, bill, forecast, to_cents
+from launcher.core.runs.state import spent_usd
 from tests.builders import a_placement, a_state, after, an_offer
 
 

@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.core.diary import Diary
-from launcher.core.guards import Holding, Seen, Standing
-from launcher.core.market import Market
-from launcher.core.policy import HandOver, Keep, Launch, Wait
-from launcher.core.rivals import LEAD_CHANGEOVERS, OURS, POLICIES
-from launcher.core.rollout import Future, roll
-from launcher.core.weather import Weather
+from launcher.core.estimates.rollout import Future, roll
+from launcher.core.estimates.weather import Weather
+from launcher.core.policy.decision import HandOver, Keep, Launch, Wait
+from launcher.core.policy.diary import Diary
+from launcher.core.policy.guards import Holding, Seen, Standing
+from launcher.core.policy.market import Market
+from launcher.core.replays.rivals import LEAD_CHANGEOVERS, OURS, POLICIES
 from tests.core.futures import Told, a_market, an_outlook, on_demand, place_in, spot
 
 SPOT, DEARER, FIRM = spot("a"), spot("b", usd_per_hour="8"), on_demand(usd_per_hour="20")

@@ -11,14 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.core.diary import Diary
-from launcher.core.market import Market
+from launcher.core.estimates.rollout import ASK_HOURS, PARTS, Future, roll
+from launcher.core.estimates.weather import Drawn, Weather
 from launcher.core.offers import Capacity
-from launcher.core.options import Option
-from launcher.core.policy import Action, HandOver, Keep, Launch, Leave, Standing, Wait
-from launcher.core.rollout import ASK_HOURS, PARTS, Future, roll
-from launcher.core.traffic import Charge, Traffic
-from launcher.core.weather import Drawn, Weather
+from launcher.core.policy.decision import Action, HandOver, Keep, Launch, Leave, Standing, Wait
+from launcher.core.policy.diary import Diary
+from launcher.core.policy.market import Market
+from launcher.core.prices.options import Option
+from launcher.core.prices.traffic import Charge, Traffic
 from tests.builders import a_placement, after, an_offer
 from tests.core.futures import Always, Told, a_market, an_option, an_outlook, on_demand, place_in, spot
 

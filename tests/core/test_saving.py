@@ -8,10 +8,8 @@ import pytest
 
 from launcher.adapters.attempt_env import attempt_environment
 from launcher.adapters.snapshot_prices import load_tariffs
-from launcher.core.daly import expected_hours
-from launcher.core.offers import Capacity, Placement
-from launcher.core.options import Option
-from launcher.core.saving import (
+from launcher.core.estimates.daly import expected_hours
+from launcher.core.estimates.saving import (
     durable_seconds,
     interruptions_per_hour,
     interval_basis,
@@ -20,8 +18,10 @@ from launcher.core.saving import (
     storage_usd_per_gb_month,
     unkept_loss_usd,
 )
+from launcher.core.estimates.workload import Measured
+from launcher.core.offers import Capacity, Placement
+from launcher.core.prices.options import Option
 from launcher.core.spec import RunSpec
-from launcher.core.workload import Measured
 from tests.builders import a_placement, a_spec, an_offer, an_option
 from tests.local_lab import an_own_offer
 from trainer_hooks.schedule import SaveCost, Stakes, is_due

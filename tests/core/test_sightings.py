@@ -6,7 +6,10 @@ from typing import Any
 
 import pytest
 
-from launcher.core.events import (
+from launcher.core.estimates.sightings import Known, lately, seen
+from launcher.core.hazards import LIFE_HAZARD, RETURN_HAZARD, cumulated
+from launcher.core.offers import Placement
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptRefused,
     AttemptReleased,
@@ -15,10 +18,7 @@ from launcher.core.events import (
     Event,
     TrainingResumed,
 )
-from launcher.core.hazards import LIFE_HAZARD, RETURN_HAZARD, cumulated
-from launcher.core.offers import Placement
-from launcher.core.sightings import Known, lately, seen
-from launcher.core.state import RunState
+from launcher.core.runs.state import RunState
 from tests.builders import T0, a_placement, a_spec, a_state, a_submit, after, an_offer
 from tests.core.futures import on_demand
 

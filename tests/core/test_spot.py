@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from launcher.core.events import AttemptEnded, AttemptReleased, AttemptStarted, Event
 from launcher.core.hazards import LIFE_HAZARD, RETURN_HAZARD, age_at, cumulated, hazard_at, lived_hours
-from launcher.core.options import Rules
-from launcher.core.spot import Outage, blocks, learned_scale, outages, pause_hours
-from launcher.core.state import RunState
+from launcher.core.policy.spot import Outage, blocks, learned_scale, outages, pause_hours
+from launcher.core.prices.options import Rules
+from launcher.core.runs.events import AttemptEnded, AttemptReleased, AttemptStarted, Event
+from launcher.core.runs.state import RunState
 from tests.builders import a_state, a_submit, after
 from tests.core.test_conduct import SPOT_A, a_refusal, asked
 

@@ -6,7 +6,12 @@ from typing import Any
 
 import pytest
 
-from launcher.core.events import (
+from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR
+from launcher.core.offers import Capacity
+from launcher.core.policy.standing import SETTLED_STEPS, market, standing, step_seconds
+from launcher.core.policy.view import View
+from launcher.core.prices.options import Rules
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptRefused,
     AttemptReleased,
@@ -17,12 +22,7 @@ from launcher.core.events import (
     Pace,
     TrainingResumed,
 )
-from launcher.core.hazards import FRESH_PREEMPTIONS_PER_HOUR
-from launcher.core.offers import Capacity
-from launcher.core.options import Rules
-from launcher.core.standing import SETTLED_STEPS, market, standing, step_seconds
-from launcher.core.state import RunState
-from launcher.core.view import View
+from launcher.core.runs.state import RunState
 from tests.builders import a_placement, a_spec, a_state, a_submit, after, an_offer, an_option
 
 PACE = Pace(

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from launcher.core.events import (
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptReady,
     AttemptRefused,
@@ -28,7 +28,7 @@ from launcher.core.events import (
     StopRequested,
     TrainingResumed,
 )
-from launcher.core.state import (
+from launcher.core.runs.state import (
     attempt_of,
     burn_usd_per_hour,
     egress_usd,

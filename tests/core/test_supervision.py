@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from launcher.core.conduct import AskToEnd, Judge, next_action
-from launcher.core.estimate import estimate
-from launcher.core.events import (
+from launcher.core.estimates.estimate import estimate
+from launcher.core.policy.conduct import AskToEnd, Judge, next_action
+from launcher.core.prices.options import Rules
+from launcher.core.prices.supervision import Host, Machine, Sign, cheapest, host_beside, supervisor_name
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptReleased,
     AttemptRequested,
@@ -21,11 +23,9 @@ from launcher.core.events import (
     SupervisorHired,
     SupervisorReleased,
 )
-from launcher.core.options import Rules
-from launcher.core.report import bill, forecast
-from launcher.core.state import burn_usd_per_hour, job_name, spent_usd, supervisor_usd
-from launcher.core.supervision import Host, Machine, Sign, cheapest, host_beside, supervisor_name
-from launcher.core.takeover import takeover
+from launcher.core.runs.report import bill, forecast
+from launcher.core.runs.state import burn_usd_per_hour, job_name, spent_usd, supervisor_usd
+from launcher.core.runs.takeover import takeover
 from launcher.core.unknown import Unknown
 from tests.builders import RUN, a_placement, a_state, a_submit, after, an_offer, an_option
 from tests.core.futures import a_market, an_outlook, on_demand

@@ -7,8 +7,10 @@ from decimal import Decimal
 
 import pytest
 
-from launcher.core.diary import Diary, Stay
-from launcher.core.events import (
+from launcher.core.estimates.rollout import Future
+from launcher.core.policy.diary import Diary, Stay
+from launcher.core.replays.timeline import Timeline, timeline_of, timeline_of_future
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptRefused,
     AttemptReleased,
@@ -21,9 +23,7 @@ from launcher.core.events import (
     RunFinished,
     TrainingResumed,
 )
-from launcher.core.rollout import Future
-from launcher.core.state import RunState, spent_usd
-from launcher.core.timeline import Timeline, timeline_of, timeline_of_future
+from launcher.core.runs.state import RunState, spent_usd
 from tests.builders import a_placement, a_state, a_submit, after, an_offer
 from tests.core.futures import a_market, on_demand, spot
 

@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from launcher.core.traces import Trace, records_for, starts_within
+from launcher.core.replays.traces import Trace, records_for, starts_within
 from tests.core.futures import a_market, on_demand, spot
 
 MARKET = a_market(spot("a"), spot("b"), on_demand())

@@ -12,7 +12,7 @@ import pytest
 from launcher.adapters.snapshot_prices import load_tariffs
 from launcher.core.gravity import Found
 from launcher.core.offers import Offer
-from launcher.core.traffic import (
+from launcher.core.prices.traffic import (
     CHUNK_BYTES,
     Charge,
     Traffic,

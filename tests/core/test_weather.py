@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from launcher.core.estimates.weather import FRAILTY, Drawn, Habits, Record, Recorded, Weather, habits
 from launcher.core.hazards import AVAILABLE, RETURN_HAZARD, SPELL_HAZARD, Hazards, cumulated, lived_hours
-from launcher.core.market import Place
-from launcher.core.weather import FRAILTY, Drawn, Habits, Record, Recorded, Weather, habits
+from launcher.core.policy.market import Place
 from tests.core.futures import a_market, place_in, spot
 
 STATED = 0.32  # preemptions an hour, as on the traces
@@ -28,7 +28,7 @@ def a_place(zone: str = "a", *, hazard: float = STATED) -> Place:
 @pytest.fixture
 def unfrail(monkeypatch: pytest.MonkeyPatch) -> None:
     """All places alike, so that hazards can be read off."""
-    monkeypatch.setattr("launcher.core.weather.FRAILTY", 0.0)
+    monkeypatch.setattr("launcher.core.estimates.weather.FRAILTY", 0.0)
 
 
 def spells(sky: Weather, place: Place, *, until: float) -> list[tuple[bool, float, float]]:

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from launcher.adapters.snapshot_prices import load_catalog
+from launcher.core.estimates.workload import Correction, History, StepTime, corrected, step_time
 from launcher.core.spec import Workload
 from launcher.core.unknown import Unknown
-from launcher.core.workload import Correction, History, StepTime, corrected, step_time
 
 EIGHT_EACH = {"H100": 8, "A100-80GB": 8}
 

@@ -13,8 +13,8 @@ from benchmarks.policy.adversary import CASES_A_MARKET, a_case, check, fuzz, mos
 from benchmarks.policy.hosts import Hosts
 from benchmarks.policy.natures import Case, Habit, Nature, is_up, turns_at
 from benchmarks.policy.world import Story, World
-from launcher.core import policy
-from launcher.core.market import Market, Place
+from launcher.core.policy import decision
+from launcher.core.policy.market import Market, Place
 
 NUM_CASES = 4 * CASES_A_MARKET
 
@@ -41,15 +41,15 @@ WEAK = range(0, 60 * CASES_A_MARKET, 97)
 
 
 def test_without_its_guard_of_the_time_the_policy_is_late(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(policy, "is_due", lambda look, here: False)
-    monkeypatch.setattr("launcher.core.guards.is_within", lambda look, lost_hours, extra_usd: True)
+    monkeypatch.setattr(decision, "is_due", lambda look, here: False)
+    monkeypatch.setattr("launcher.core.policy.guards.is_within", lambda look, lost_hours, extra_usd: True)
 
     assert breaks_of("time", WEAK) > 0
 
 
 def test_without_its_guard_of_the_money_the_policy_is_too_dear(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("launcher.core.guards.is_within", lambda look, lost_hours, extra_usd: True)
-    monkeypatch.setattr(policy, "wastes", lambda look, here: None)
+    monkeypatch.setattr("launcher.core.policy.guards.is_within", lambda look, lost_hours, extra_usd: True)
+    monkeypatch.setattr(decision, "wastes", lambda look, here: None)
 
     assert breaks_of("money", WEAK) > 0
 

@@ -13,13 +13,13 @@ import pytest
 from rich.console import Console
 
 from launcher.adapters.snapshot_prices import load_catalog, load_tariffs
-from launcher.core.estimate import Estimate
+from launcher.core.estimates.estimate import Estimate
+from launcher.core.estimates.planner import Certainty, Plan, highest_usd, plan
+from launcher.core.estimates.survey import Book
+from launcher.core.estimates.workload import Measured
 from launcher.core.offers import Capacity, Offer
-from launcher.core.options import Rules
-from launcher.core.planner import Certainty, Plan, highest_usd, plan
-from launcher.core.pricing import Terms
-from launcher.core.survey import Book
-from launcher.core.workload import Measured
+from launcher.core.prices.options import Rules
+from launcher.core.prices.pricing import Terms
 from launcher.render.plan import listing, plan_json, show_plan
 from launcher.render.words import Money
 from tests.builders import T0, a_spec, an_offer

@@ -11,8 +11,8 @@ from xml.etree import ElementTree
 
 from rich.console import Console
 
-from launcher.core.hindsight import actual_of
-from launcher.core.replay import Question, Replay, of_spec
+from launcher.core.replays.hindsight import actual_of
+from launcher.core.replays.replay import Question, Replay, of_spec
 from launcher.render.replay import replay_json, replay_svg, show_replay
 from launcher.render.words import Money
 from tests.builders import after

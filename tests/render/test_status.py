@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 
-from launcher.core.events import (
+from launcher.core.runs.events import (
     AttemptEnded,
     AttemptReady,
     AttemptRefused,
@@ -22,7 +22,7 @@ from launcher.core.events import (
     RunWaits,
     TrainingResumed,
 )
-from launcher.core.state import RunState
+from launcher.core.runs.state import RunState
 from launcher.render.live import sentence
 from launcher.render.status import run_json, show_run
 from launcher.render.words import Money, size

@@ -8,7 +8,7 @@ from xml.etree import ElementTree
 
 import pytest
 
-from launcher.core.timeline import Timeline, timeline_of
+from launcher.core.replays.timeline import Timeline, timeline_of
 from launcher.render.timeline import COLOURS, LEFT, RIGHT, WIDTH, Lane, lanes_svg
 from launcher.render.words import Money
 from tests.builders import a_state, a_submit, after

@@ -1,1 +1,1 @@
-"""What `launch doctor` asks of the outside, one module per system; `launcher.core.checkup` judges the answers."""
+"""What `launch doctor` asks of the outside, one module per system; `launcher.core.doctor` judges the answers."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from launcher.adapters.aws_client import aws_client
-from launcher.core.checkup import SPOT_QUOTAS, Check, spot_quotas
+from launcher.core.doctor.checkup import SPOT_QUOTAS, Check, spot_quotas
 
 _NOT_LET_IN = {
     "InvalidClientTokenId",

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from launcher.adapters.fsspec_probe import look_into
 from launcher.adapters.system_clock import SystemClock
-from launcher.core.checkup import Check, wants_credentials
+from launcher.core.doctor.checkup import Check, wants_credentials
 from launcher.core.gravity import Found, store_of
 from launcher.errors import InputError
 from trainer_hooks.storage import Storage, open_storage

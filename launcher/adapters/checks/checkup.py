@@ -17,11 +17,11 @@ from launcher.adapters.settings import Layered, load_settings
 from launcher.adapters.skypilot_clouds import read_clouds
 from launcher.adapters.yaml_input import load
 from launcher.adapters.yaml_spec import load_spec
-from launcher.core.checkup import Check
+from launcher.core.doctor.checkup import Check
 from launcher.core.gpus import GpuCatalog
 from launcher.core.gravity import store_of
 from launcher.core.offers import Offer, Price, Refusal
-from launcher.core.pricing import LOCAL, Terms
+from launcher.core.prices.pricing import LOCAL, Terms
 from launcher.core.spec import RunSpec
 from launcher.errors import InputError
 

@@ -9,8 +9,8 @@ from email.utils import parsedate_to_datetime
 from urllib.parse import urlsplit
 
 from launcher.adapters.feeds.https import NoRedirects
-from launcher.core.checkup import Check
-from launcher.core.checkup import clock as judged
+from launcher.core.doctor.checkup import Check
+from launcher.core.doctor.checkup import clock as judged
 
 _SECONDS = 8.0
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 
-from launcher.core.checkup import Check, wants_credentials
+from launcher.core.doctor.checkup import Check, wants_credentials
 from launcher.errors import InputError, LaunchError
 
 log = logging.getLogger(__name__)

@@ -13,7 +13,7 @@ from pathlib import Path
 from launcher.adapters.object_ledger import is_object_store
 from launcher.adapters.settings import Layered, Settings
 from launcher.adapters.sql_ledger import SqlLedger
-from launcher.core.checkup import Check, free_space
+from launcher.core.doctor.checkup import Check, free_space
 from launcher.errors import LedgerUnavailable
 
 _PREFIX = "LAUNCH_"

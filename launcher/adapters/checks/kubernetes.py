@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import subprocess
 
-from launcher.core.checkup import Check, wants_credentials
-from launcher.core.checkup_clusters import kubernetes_checks
-from launcher.core.pricing import Cluster, Pool
+from launcher.core.doctor.checkup import Check, wants_credentials
+from launcher.core.doctor.clusters import kubernetes_checks
+from launcher.core.prices.pricing import Cluster, Pool
 from launcher.errors import BackendError
 
 _SECONDS = 20

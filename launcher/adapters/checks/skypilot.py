@@ -21,7 +21,7 @@ from launcher.adapters.skypilot_catalog import fetched_at
 from launcher.adapters.skypilot_client import sky
 from launcher.adapters.skypilot_clouds import UNPRICED
 from launcher.adapters.system_clock import SystemClock
-from launcher.core.checkup import Check, CloudState, catalogue, clouds, skypilot_version
+from launcher.core.doctor.checkup import Check, CloudState, catalogue, clouds, skypilot_version
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _SUMMARY = re.compile(r"^.*Enabled infra\b", re.MULTILINE)

@@ -7,9 +7,9 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
-from launcher.core.checkup import Check
-from launcher.core.checkup_clusters import SlurmCluster, slurm_checks
-from launcher.core.pricing import Pool
+from launcher.core.doctor.checkup import Check
+from launcher.core.doctor.clusters import SlurmCluster, slurm_checks
+from launcher.core.prices.pricing import Pool
 
 _CONFIG = Path("~/.slurm/config")
 _CONNECT_SECONDS = 10

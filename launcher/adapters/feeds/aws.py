@@ -14,7 +14,7 @@ from threading import Lock
 from typing import Any
 
 from launcher.adapters.feeds.port import REQUEST_SECONDS, FeedSilent, Question, by_region
-from launcher.core.feeds import Place, Signal
+from launcher.core.prices.feeds import Place, Signal
 
 _PRICES, _SCORES = "price", "placement score"
 _MOST_REGIONS = 10  # that one request for scores may name; without names, all are meant

@@ -16,7 +16,7 @@ from urllib.parse import quote, urlencode, urlsplit
 
 from launcher.adapters.feeds.https import ask_json
 from launcher.adapters.feeds.port import FeedSilent, Question, by_region
-from launcher.core.feeds import EvictedPercent, Place, Signal
+from launcher.core.prices.feeds import EvictedPercent, Place, Signal
 
 _PRICES, _EVICTIONS = "price", "eviction rate"
 _PRICE_ENDPOINT, _GRAPH_ENDPOINT = "https://prices.azure.com", "https://management.azure.com"

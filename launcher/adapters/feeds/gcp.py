@@ -17,7 +17,7 @@ from typing import Any
 
 from launcher.adapters.feeds.https import ask_json
 from launcher.adapters.feeds.port import FeedSilent, Question
-from launcher.core.feeds import Place, Signal
+from launcher.core.prices.feeds import Place, Signal
 
 _ENDPOINT = "https://compute.googleapis.com"
 _SCOPE = "https://www.googleapis.com/auth/cloud-platform"

@@ -20,8 +20,8 @@ from threading import Thread
 from pydantic import TypeAdapter, ValidationError
 
 from launcher.adapters.feeds.port import Feed, FeedSilent, Question
-from launcher.core.feeds import Heard, Place, Signal, is_asked_for, place_of, with_signals
 from launcher.core.offers import Offer
+from launcher.core.prices.feeds import Heard, Place, Signal, is_asked_for, place_of, with_signals
 
 BUDGET_SECONDS = 5.0
 SILENCE_KEPT_SECONDS = 300.0  # else each plan would wait for a feed that is down

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Protocol
 
-from launcher.core.feeds import Place, Signal
+from launcher.core.prices.feeds import Place, Signal
 
 REQUEST_SECONDS = 4.0  # for one answer: a plan waits for no feed longer than a few seconds
 

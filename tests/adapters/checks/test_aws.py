@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from launcher.adapters.checks import aws
-from launcher.core.checkup import Check
+from launcher.core.doctor.checkup import Check
 from tests import web
 
 pytest.importorskip("boto3")

@@ -8,7 +8,7 @@ import fsspec  # type: ignore[import-untyped]  # it ships no types
 import pytest
 
 from launcher.adapters.checks.bucket import readable_folder, writable_folder
-from launcher.core.checkup import Check
+from launcher.core.doctor.checkup import Check
 from tests.hooks.slow_s3 import Line, Trouble
 
 pytestmark = pytest.mark.enable_socket  # on loopback

@@ -9,7 +9,7 @@ from email.utils import formatdate
 import pytest
 
 from launcher.adapters.checks.clock import clock
-from launcher.core.checkup import Check, State
+from launcher.core.doctor.checkup import Check, State
 from tests.web import Handler, serving
 
 pytestmark = pytest.mark.enable_socket  # on loopback

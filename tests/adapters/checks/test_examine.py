@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from launcher.adapters.checks.examine import Question, examine
-from launcher.core.checkup import Check
+from launcher.core.doctor.checkup import Check
 from launcher.errors import BackendError, InputError, Problem
 
 

@@ -11,7 +11,7 @@ import pytest
 from launcher.adapters.checks.here import settings_checks, sql_ledger, state_folder
 from launcher.adapters.settings import Layered, Settings, load_settings
 from launcher.adapters.sql_ledger import SqlLedger
-from launcher.core.checkup import Check
+from launcher.core.doctor.checkup import Check
 from launcher.errors import LedgerUnavailable
 from tests.builders import a_submit, after
 from tests.postgres import a_postgres

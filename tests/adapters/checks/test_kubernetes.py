@@ -7,7 +7,7 @@ import json
 import pytest
 
 from launcher.adapters.checks import kubernetes
-from launcher.core.pricing import Cluster
+from launcher.core.prices.pricing import Cluster
 from tests.adapters.checks.conftest import Program
 from tests.core.test_checkup_clusters import a_pool
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from launcher.adapters.checks.skypilot import parse_states, skypilot
-from launcher.core.checkup import CloudState, clouds, skypilot_version
+from launcher.core.doctor.checkup import CloudState, clouds, skypilot_version
 from tests.adapters.sky_home import BIN, a_sky_home
 
 RECORDED = (Path(__file__).parents[2] / "golden" / "skypilot" / "check-0.14.1.txt").read_text()

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from launcher.adapters.checks import slurm
-from launcher.core.checkup import Check
-from launcher.core.pricing import Pool
+from launcher.core.doctor.checkup import Check
+from launcher.core.prices.pricing import Pool
 from tests.adapters.checks.conftest import Program
 from tests.core.test_checkup_clusters import a_pool
 

@@ -1,0 +1,1 @@
+"""What is missing before a run can begin."""

@@ -1,0 +1,1 @@
+"""What a run does next, and the guards above it."""

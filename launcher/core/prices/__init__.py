@@ -1,0 +1,1 @@
+"""What an hour costs where, and what comes on top: list prices, discounts, inventory, egress, hired supervisors."""
