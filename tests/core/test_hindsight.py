@@ -15,41 +15,15 @@ from launcher.core.replays.hindsight import actual_of, known_skies, of_run, step
 from launcher.core.replays.prospect import Prospect
 from launcher.core.replays.replay import Question
 from launcher.core.runs.events import (
-    AttemptEnded,
-    AttemptRefused,
-    AttemptReleased,
-    AttemptRequested,
-    AttemptStarted,
     Event,
     RunFinished,
-    TrainingResumed,
 )
 from launcher.core.runs.state import RunState, spent_usd
-from tests.builders import T0, a_placement, a_spec, a_state, a_submit, after, an_offer
+from tests.builders import T0, a_spec, a_state, a_submit, after
 from tests.core.futures import a_market, an_option, an_outlook, on_demand, place_in
+from tests.core.lives import FIRM, HOUR, A, B, lived, refused
 
-A, B, FIRM = a_placement(an_offer(zone="a")), a_placement(an_offer(zone="b")), on_demand().placement
-HOUR = 3600.0
 STEPS = 3600  # ten hours
-
-
-def refused(number: int, placement: Placement = A) -> list[Event]:
-    """Two entries."""
-    return [
-        AttemptRequested(attempt=number, placement=placement, why="cheapest"),
-        AttemptRefused(attempt=number, reason="no_capacity", detail="full"),
-    ]
-
-
-def lived(number: int, since: float, until: float, outcome: Any, placement: Placement = A, **end: Any) -> list[Event]:
-    """Five entries; from one hour to another."""
-    return [
-        AttemptRequested(attempt=number, placement=placement, why="cheapest spot"),
-        AttemptStarted(attempt=number, started_at=after(since * HOUR)),
-        TrainingResumed(attempt=number, step=end.pop("first", 0)),
-        AttemptEnded(attempt=number, outcome=outcome, detail="", gone_at=after(until * HOUR), **end),
-        AttemptReleased(attempt=number),
-    ]
 
 
 def a_run(*events: Event, hours_apart: float = 1.0, **submit: Any) -> RunState:

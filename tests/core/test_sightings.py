@@ -9,41 +9,12 @@ import pytest
 from launcher.core.estimates.sightings import Known, lately, seen
 from launcher.core.hazards import LIFE_HAZARD, RETURN_HAZARD, cumulated
 from launcher.core.offers import Placement
-from launcher.core.runs.events import (
-    AttemptEnded,
-    AttemptRefused,
-    AttemptReleased,
-    AttemptRequested,
-    AttemptStarted,
-    Event,
-    TrainingResumed,
-)
+from launcher.core.runs.events import Event
 from launcher.core.runs.state import RunState
-from tests.builders import T0, a_placement, a_spec, a_state, a_submit, after, an_offer
-from tests.core.futures import on_demand
+from tests.builders import T0, a_spec, a_state, a_submit, after
+from tests.core.lives import FIRM, HOUR, A, lived, refused
 
-A, B, FIRM = a_placement(an_offer(zone="a")), a_placement(an_offer(zone="b")), on_demand().placement
-HOUR = 3600.0
 NOW = after(30 * HOUR)
-
-
-def refused(number: int, placement: Placement = A) -> list[Event]:
-    """Two entries."""
-    return [
-        AttemptRequested(attempt=number, placement=placement, why="cheapest"),
-        AttemptRefused(attempt=number, reason="no_capacity", detail="full"),
-    ]
-
-
-def lived(number: int, since: float, until: float, outcome: Any, placement: Placement = A, **end: Any) -> list[Event]:
-    """Five entries; from one hour to another."""
-    return [
-        AttemptRequested(attempt=number, placement=placement, why="cheapest spot"),
-        AttemptStarted(attempt=number, started_at=after(since * HOUR)),
-        TrainingResumed(attempt=number, step=end.pop("first", 0)),
-        AttemptEnded(attempt=number, outcome=outcome, detail="", gone_at=after(until * HOUR), **end),
-        AttemptReleased(attempt=number),
-    ]
 
 
 def a_run(*events: Event, hours_apart: float = 1.0, **submit: Any) -> RunState:
