@@ -73,7 +73,8 @@ def main(options: Sequence[str]) -> None:
     if asked.tell is not None:
         tell(asked.tell)
     else:
-        report(first=asked.seed, count=asked.cases, processes=asked.processes)
+        if report(first=asked.seed, count=asked.cases, processes=asked.processes):
+            raise SystemExit(1)
 
 
 def fuzz(*, first: int, count: int, processes: int) -> Tally:
@@ -86,7 +87,8 @@ def fuzz(*, first: int, count: int, processes: int) -> Tally:
         return _sum(pool.map(_tally, *zip(*tasks, strict=True)))
 
 
-def report(*, first: int, count: int, processes: int) -> None:
+def report(*, first: int, count: int, processes: int) -> int:
+    """How many claims were broken."""
     made, breaks, seconds = fuzz(first=first, count=count, processes=processes)
     claims = ", ".join(f"{claim} {times:,}" for claim, times in sorted(made.items()))
     print(f"{count:,} cases from {first:,} on, {count / seconds:,.0f} a second of a core")
@@ -97,6 +99,7 @@ def report(*, first: int, count: int, processes: int) -> None:
             print(f"  {claim}: case {one.case}: {one.told}")
         if len(worst) > SHOWN:
             print(f"  {claim}: and {len(worst) - SHOWN:,} more")
+    return len(breaks)
 
 
 def tell(number: int) -> None:

@@ -54,6 +54,21 @@ def test_without_its_guard_of_the_money_the_policy_is_too_dear(monkeypatch: pyte
     assert breaks_of("money", WEAK) > 0
 
 
+def test_a_broken_guard_ends_the_benchmark_with_an_error(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    adversary.main(["--cases", "50", "--processes", "1"])
+    monkeypatch.setattr(decision, "is_due", lambda look, here: False)
+    monkeypatch.setattr("launcher.core.policy.guards.is_within", lambda look, lost_hours, extra_usd: True)
+
+    with pytest.raises(SystemExit, match="1"):
+        adversary.main(["--cases", "400", "--processes", "1"])
+
+    whole, broken = (line for line in capsys.readouterr().out.splitlines() if "claims made" in line)
+    assert whole.endswith("broken: 0")
+    assert not broken.endswith("broken: 0")
+
+
 def test_a_case_is_drawn_from_its_number_alone() -> None:
     first = a_case(4321)
     adversary._markets.cache_clear()
