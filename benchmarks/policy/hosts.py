@@ -51,7 +51,7 @@ class Hosts:
     def __init__(self, case: Case) -> None:
         self._case = case
         self._chases: dict[str, tuple[float, float]] = {}  # the first and the last asking in vain
-        self._leased: set[str] = set()
+        self.leased: set[str] = set()
 
     def granted(self, place: Place, now: float) -> Machine | None:
         """`None`: refused."""
@@ -74,7 +74,7 @@ class Hosts:
 
     def _firm(self, place: Place, habit: Habit, now: float) -> Machine | None:
         """Within the promise: refused only if the next asking still comes in time. A lease is renewed at once."""
-        case, is_new = self._case, place.key not in self._leased
+        case, is_new = self._case, place.key not in self.leased
         first, latest = self._chases.pop(place.key, (now, now))
         if now > latest + case.delay_hours + case.retry_hours:  # nobody has asked for long: it begins anew
             first = now
@@ -84,7 +84,7 @@ class Hosts:
             self._chases[place.key] = (first, now)
             return None
         if place.lease_hours < math.inf:
-            self._leased.add(place.key)
+            self.leased.add(place.key)
         return Machine(place, granted_at=max(now, last) if habit.nature is Nature.LATE and is_new else now)
 
     def leave_early(self, machine: Machine, at: float) -> None:

@@ -285,6 +285,7 @@ class World:
             is_joined=self.incoming is not None,
             homes=self.homes,
             seen=self.seen,
+            leased=frozenset(self.hosts.leased),
         )
 
     def _asks_on(self, place: Place) -> bool:

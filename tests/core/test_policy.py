@@ -640,3 +640,11 @@ def test_spot_as_dear_as_the_fallback_is_never_asked(has_feed: bool) -> None:
     for now in (0.0, 3.0, 7.0, 8.7):
         assert to(decide(a_run(seen=up), market, now)) == "od"
         assert isinstance(decide(a_run(seen=up, here=on(market.places[2])), market, now), Keep)
+
+
+def test_a_lease_that_has_ended_is_renewed_at_once_and_so_is_surer_than_a_new_place() -> None:
+    market = a_market(firm("od"), firm("held", 1.0, lease_hours=6.0), deadline=11.1, advice=Advice())
+    od, held = market.places
+
+    assert decide(a_run(), market, 0.0) == Launch(od, "capacity that stays")
+    assert decide(a_run(leased=frozenset({"held"})), market, 0.0) == Launch(held, "capacity that stays")

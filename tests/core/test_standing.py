@@ -123,3 +123,15 @@ def test_a_trainer_that_saves_more_rarely_than_planned_is_believed_to_go_on_so()
 
     assert interval_hours(state) == pytest.approx([605.0, 605.0])
     assert interval_hours(rare) == pytest.approx([2005.0, 2005.0])
+
+
+def test_a_place_whose_lease_the_run_has_had_is_known() -> None:
+    leased = an_option(a_placement(an_offer(zone="a", lease_seconds=3600.0)), **HAZARD)
+    begun = [
+        AttemptRequested(attempt=1, placement=leased.placement, why=""),
+        AttemptStarted(attempt=1, started_at=after(0)),
+    ]
+
+    found = [seen_by_policy(a_run(*events), at=3600).leased for events in (begun[:1], begun, lived(10, 10.0))]
+
+    assert found == [frozenset(), frozenset({leased.placement.offer.key}), frozenset()]

@@ -46,6 +46,7 @@ class Standing(NamedTuple):
     homes: tuple[str | None, ...] = ()  # that have the newest checkpoint; none: there is none
     seen: Mapping[str, Seen] = {}  # by a place's key
     scales: Mapping[str, float] = {}  # of places' hazards, where their machines have taught something
+    leased: frozenset[str] = frozenset()  # places whose lease the run has had: it is renewed at once
     in_all: float | None = None  # steps of the whole run, where they are not those of the plan
 
 
@@ -88,19 +89,13 @@ def spare_hours(place: Place, steps: float, market: Market, now: float) -> float
 
     Spot may be taken, a reservation may end too early, and one that begins later than that moment comes too late.
     """
-    needed = _surely_hours(place, steps, market)
+    needed = place.finish_hours(steps)
     if place.is_spot or place.ends_at - now < needed or needed == math.inf:
         return None
     spare = min(market.deadline, place.ends_at) - now - needed
     if place.opens_at <= now:
         return spare
     return spare if spare >= place.opens_at - now + market.reserve_hours else None
-
-
-def _surely_hours(place: Place, steps: float, market: Market) -> float:
-    """From its first start to the end, if each start that a lease demands behind that one takes its whole delay."""
-    hours = place.finish_hours(steps)
-    return hours if hours == math.inf else hours + (place.starts(steps) - 1) * market.reserve_hours
 
 
 def affordable(run: Standing, place: Place) -> bool:
@@ -181,8 +176,7 @@ def _ends_at(look: Look, here: Holding) -> float:
     free = max(0.0, here.since + place.lease_hours - place.closing_hours - begins_at)
     if steps * place.step_hours <= free:
         return begins_at + steps * place.step_hours + place.durable_hours
-    rest = _surely_hours(place, steps - free / place.step_hours, look.market)
-    return begins_at + free + place.closing_hours + look.market.reserve_hours + rest
+    return begins_at + free + place.closing_hours + place.finish_hours(steps - free / place.step_hours)
 
 
 def guarded_until(look: Look, here: Holding) -> float:
@@ -239,6 +233,8 @@ def surest_first(look: Look) -> list[Place]:
 def _due_hours(look: Look, place: Place) -> float:
     """Until its capacity is there at the latest: who was refused lately is owed it so much sooner."""
     known, needed = look.run.seen.get(place.key), look.market.reserve_hours - look.market.poll_hours
+    if place.key in look.run.leased and (known is None or known.is_up):
+        return 0.0
     if known is None or known.is_up or look.now > known.again_at + needed:
         return needed
     return max(needed - (look.now - known.since), known.again_at - look.now)

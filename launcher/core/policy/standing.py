@@ -66,6 +66,9 @@ def standing(view: View, market: Market, *, barred: frozenset[str] = frozenset()
         homes=(_LYING,) if state.checkpoint else (),
         seen=seen,
         scales=_scales(view, market),
+        leased=frozenset(
+            a.placement.offer.key for a in state.attempts if a.started_at and a.placement.offer.lease_seconds
+        ),
     )
 
 

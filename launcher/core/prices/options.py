@@ -89,8 +89,7 @@ class Option:
 
         Spot may be taken, a reservation may end too early, and one that begins later than that moment comes too late.
         """
-        offer, restarts = self.placement.offer, self.starts(steps) - 1  # each may take as long as the first
-        needed = self.seconds_to_finish(steps) + restarts * changeover_seconds(rules)
+        offer, needed = self.placement.offer, self.seconds_to_finish(steps)
         closes_at = offer.closes_at or datetime.max.replace(tzinfo=UTC)
         if self.capacity is Capacity.SPOT or math.isinf(needed) or (closes_at - now).total_seconds() < needed:
             return None
