@@ -80,8 +80,7 @@ def habits_of(past: Past, now: float) -> Habits:
 
 def _ends(spells: Sequence[Known], *, is_up: bool) -> int:
     """Spells that were seen to end: the next one begins with their last instant."""
-    pairs = pairwise(spells)
-    return sum(a.is_up is is_up and b.is_up is not is_up and a.until == b.since for a, b in pairs)
+    return sum(a.is_up is is_up and b.is_up is not is_up and a.until == b.since for a, b in pairwise(spells))
 
 
 def _known(attempts: Sequence[Attempt], since: datetime, now: datetime) -> tuple[Known, ...]:

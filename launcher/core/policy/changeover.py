@@ -28,7 +28,7 @@ def first(view: View) -> Launch | Wait:
     """A machine for a run that has none, or a wait for one."""
     now, places = view.hours, market(view)
     run = standing(view, places)
-    if agreed := _agreed(view, guards.look_at(run, places, now)):
+    if not view.state.attempts and (agreed := _agreed(view, guards.look_at(run, places, now))):
         return agreed
     action = decision.decide(run, places, now)
     if isinstance(action, decision.Wait):
@@ -42,9 +42,7 @@ def _agreed(view: View, look: guards.Look) -> Launch | None:
     """The run's first attempt goes where its user was told that it begins, unless a guard bars that by now."""
     key = view.state.submitted.begins_at
     place = next((p for p in look.market.places if p.key == key), None)
-    if view.state.attempts or place is None:
-        return None
-    if not (guards.may_start(look, place) if place.is_spot else guards.is_free(look, place)):
+    if place is None or not (guards.may_start(look, place) if place.is_spot else guards.is_free(look, place)):
         return None
     return Launch(option=place.option, why=_sentence(view, place.option, "as planned"))
 

@@ -57,9 +57,9 @@ class Place:
     def finish_hours(self, steps: float) -> float:
         """Set-up, steps with their saves, and a last one; a close and another set-up for each further start."""
         hours = self.setup_hours + steps * self.step_hours + self.durable_hours
-        return hours if self.lease_hours == math.inf else hours + (self.starts(steps) - 1) * self.useful_hours
+        return hours if self.lease_hours == math.inf else hours + (self._starts(steps) - 1) * self.useful_hours
 
-    def starts(self, steps: float) -> float:
+    def _starts(self, steps: float) -> float:
         """As many as the lease demands: before it is over, each ends with a close."""
         if self.lease_hours == math.inf:
             return 1
@@ -75,7 +75,7 @@ class Place:
         hours = self.finish_hours(steps)
         if hours == math.inf:
             return hours
-        return hours * self.usd_per_hour + self.starts(steps) * self.arrival_usd
+        return hours * self.usd_per_hour + self._starts(steps) * self.arrival_usd
 
     def usable_hours(self, now: float) -> float:
         """How long an attempt could last that begins now; 0: it is closed, or not open yet."""

@@ -67,16 +67,11 @@ class Option:
     def seconds_to_finish(self, steps: int) -> float:
         """Set-up, steps with their saves, and a last one; as many of the first and the last as the lease demands."""
         work = steps * self.step_seconds * (1.0 + self.saving_share)
-        return work + self.starts(steps) * (self.setup_seconds + self.durable_seconds)
-
-    def starts(self, steps: int) -> float:
-        """One, or as many as the lease demands."""
+        around = self.setup_seconds + self.durable_seconds
         lease = self.placement.offer.lease_seconds
         if lease is None:
-            return 1
-        work = steps * self.step_seconds * (1.0 + self.saving_share)
-        free = lease - self.setup_seconds - self.durable_seconds
-        return max(1, math.ceil(work / free)) if free > 0 else math.inf
+            return around + work
+        return work + max(1, math.ceil(work / (lease - around))) * around if lease > around else math.inf
 
     def is_open(self, now: datetime, rules: Rules) -> bool:
         """Whether an attempt that begins now could do useful work before the place closes."""
