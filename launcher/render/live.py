@@ -11,6 +11,7 @@ from typing import Self
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn
 
+from launcher.core.runs.attempt import AttemptEvent
 from launcher.core.runs.events import (
     AttemptEnded,
     AttemptReady,
@@ -64,36 +65,43 @@ def sentence(entry: Entry, state: RunState, money: Money) -> str | None:
             kind = offer.capacity.value.replace("_", "-")
             beside = "" if event.relieves is None else f" beside attempt {event.relieves}"
             return f"attempt {event.attempt}: {offer.where} {offer.count}×{offer.gpu} {kind}{beside} — {event.why}"
-        case CheckpointReplicated():
-            usd = state.attempts[event.attempt - 1].move_usd_per_gb * event.bytes / 10**9
-            price = f"{event.bytes / 1e9:,.1f} GB for {money.exact(usd)}{label}"
-            return f"attempt {event.attempt}: {event.name} is beside the GPU now, {price}"
-        case AttemptRefused():
-            return f"attempt {event.attempt}: refused, {event.reason.replace('_', ' ')} ({event.detail})"
-        case AttemptStarted():
-            return f"attempt {event.attempt}: the machine is there"
-        case AttemptReady():
-            relieved = state.attempts[event.attempt - 1].relieves
-            return f"attempt {event.attempt}: set up, waits to take over from attempt {relieved}"
-        case HandedOver():
-            return f"attempt {event.attempt}: takes over from attempt {state.attempts[event.attempt - 1].relieves}"
-        case TrainingResumed():
-            what = f"resumed at step {event.step:,}" if event.resumed_from else "training begins"
-            return f"attempt {event.attempt}: {what}{_lost(event, state, money)}"
-        case NoticeReceived():
-            left = "" if event.seconds_left is None else f", {span(event.seconds_left)} left"
-            return f"attempt {event.attempt}: preemption notice by {event.source}{left}"
-        case AttemptEnded():
-            step = state.attempts[event.attempt - 1].step
-            return f"attempt {event.attempt}: {event.outcome} at step {step:,} — {event.detail}"
-        case EndRequested():
-            return f"attempt {event.attempt}: asked to save and end — {event.why}"
-        case PriceChanged():
-            return f"attempt {event.attempt}: the price is {money.exact(event.placement.usd_per_hour)}/h now{label}"
         case RunWaits():
             return f"waits — {event.why}"
         case RunFinished():
             return f"{event.outcome.replace('_', ' ')} — {event.detail}"
+        case _:
+            told = _of_attempt(event, state, money)
+            return told and f"attempt {event.attempt}: {told}"
+
+
+def _of_attempt(event: AttemptEvent, state: RunState, money: Money) -> str | None:
+    """What befell the attempt that it names."""
+    attempt, label = state.attempts[event.attempt - 1], simulated(state.submitted.simulated)
+    match event:
+        case CheckpointReplicated():
+            usd = attempt.move_usd_per_gb * event.bytes / 10**9
+            price = f"{event.bytes / 1e9:,.1f} GB for {money.exact(usd)}{label}"
+            return f"{event.name} is beside the GPU now, {price}"
+        case AttemptRefused():
+            return f"refused, {event.reason.replace('_', ' ')} ({event.detail})"
+        case AttemptStarted():
+            return "the machine is there"
+        case AttemptReady():
+            return f"set up, waits to take over from attempt {attempt.relieves}"
+        case HandedOver():
+            return f"takes over from attempt {attempt.relieves}"
+        case TrainingResumed():
+            what = f"resumed at step {event.step:,}" if event.resumed_from else "training begins"
+            return f"{what}{_lost(event, state, money)}"
+        case NoticeReceived():
+            left = "" if event.seconds_left is None else f", {span(event.seconds_left)} left"
+            return f"preemption notice by {event.source}{left}"
+        case AttemptEnded():
+            return f"{event.outcome} at step {attempt.step:,} — {event.detail}"
+        case EndRequested():
+            return f"asked to save and end — {event.why}"
+        case PriceChanged():
+            return f"the price is {money.exact(event.placement.usd_per_hour)}/h now{label}"
         case AttemptReleased() | CheckpointCommitted() | ProgressReported():
             return None
 

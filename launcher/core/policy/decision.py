@@ -272,6 +272,7 @@ def _life(look: Look, place: Place, age: float) -> float:
 
 @lru_cache(maxsize=1 << 16)
 def _life_hours(has_feed: bool, scale: float, most_hours: float, age: float) -> float:
+    """Asked for so often that to hash the hazards each time would be most of it."""
     return life_hours(hazards_seen(has_feed=has_feed), scale, most_hours, age)
 
 
